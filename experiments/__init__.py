@@ -1,0 +1,1 @@
+"""Thin scripts over the library: flags become a configuration."""

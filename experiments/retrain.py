@@ -1,0 +1,23 @@
+"""Trains a derived cell from scratch: ``python -m experiments.retrain --genotype runs/demo/search/result.json``."""
+
+import dataclasses
+import pathlib
+import sys
+
+from experiments.cli import main
+from gaea_jax.train import RetrainConfig, retrain
+
+
+def run(config: RetrainConfig) -> None:
+    """Trains, tests and prints the test accuracy."""
+    if config.out is None:
+        out = pathlib.Path("runs", "-".join(("retrain", config.space, config.dataset, str(config.seed))))
+        config = dataclasses.replace(config, out=out)
+    result = retrain(config)
+    print(result.genotype)
+    print(f"{config.dataset}: test {result.test_accuracy:.2f} %, {result.size.parameters:,} parameters")
+    print(f"written to {config.out}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(run, RetrainConfig, "Train a derived network from scratch and test it.")

@@ -1,0 +1,67 @@
+"""Searches a space and writes what was found: ``python -m experiments.search --dataset digits --steps 500``."""
+
+import dataclasses
+import json
+import pathlib
+import statistics
+import sys
+from typing import Any
+
+from experiments.cli import main
+from gaea_jax.errors import UsageError
+from gaea_jax.train import SearchConfig, SearchResult, search
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(SearchConfig):
+    """The flags: a `SearchConfig`, and how many seeds to run.
+
+    Attributes:
+      seeds: run this many searches, of seeds from `seed` up, each in a folder of its own, and sum them up.
+    """
+
+    seeds: int | None = None
+
+
+def run(flags: Flags) -> None:
+    """Runs one search, or one for each seed."""
+    fields = {field.name: getattr(flags, field.name) for field in dataclasses.fields(SearchConfig)}
+    if flags.out is None:
+        fields["out"] = pathlib.Path("runs", "-".join(("search", flags.space, flags.method, flags.dataset)))
+    config = SearchConfig(**fields)
+    if flags.seeds is None:
+        show(search(config))
+        return
+    if flags.seeds < 1:
+        raise UsageError("seeds", f"must be more than 0, not {flags.seeds}")
+    out = pathlib.Path(fields["out"])
+    results = []
+    for seed in range(config.seed, config.seed + flags.seeds):
+        folder = out / f"seed-{seed}"
+        resume = config.resume and folder.exists()
+        results.append(search(dataclasses.replace(config, seed=seed, out=folder, resume=resume)))
+        show(results[-1])
+    summary = sum_up(results)
+    (out / "result.json").write_text(json.dumps(summary, indent=2) + "\n")
+    print(json.dumps(summary["table"], indent=2))
+
+
+def show(result: SearchResult) -> None:
+    """Prints the derived cell and, where a table was given, how good it truly is."""
+    print(result.genotype)
+    for dataset, found in (result.table or {}).items():
+        print(f"{dataset}: test {found['test']:.2f} %, rank {found['rank']:,}, best {found['oracle']:.2f} %")
+    print(f"written to {result.config.out}", file=sys.stderr)
+
+
+def sum_up(results: list[SearchResult]) -> dict[str, Any]:
+    """Mean and population standard deviation of the true test accuracies, as the GAEA paper reports them."""
+    table: dict[str, dict[str, float]] = {}
+    for dataset in results[0].table or {}:
+        found = [result.table[dataset]["test"] for result in results if result.table]
+        table[dataset] = {"mean": statistics.fmean(found), "std": statistics.pstdev(found)}
+    return {"table": table, "runs": [result.to_json() for result in results]}
+
+
+if __name__ == "__main__":
+    main(run, Flags, "Search a space by gradient and derive a genotype.")

@@ -1,0 +1,48 @@
+"""DARTS: the mixture is the softmax of logits, moved by Adam."""
+
+import jax
+import optax
+
+from gaea_jax.methods.base import Arch, Method, Space, clipped, entropic_regularizer
+from gaea_jax.nets import Mixture
+from gaea_jax.spaces import derive
+
+
+def darts(
+    learning_rate: optax.ScalarOrSchedule = 3e-4,
+    *,
+    clip_norm: float | None = None,
+    entropy_weight: float = 0.0,
+    weight_decay: float = 1e-3,
+) -> Method:
+    """The softmax baseline, first order.
+
+    Args:
+      learning_rate: step of Adam (betas 0.5 and 0.999), a number or a schedule of the architecture step.
+      clip_norm: largest global norm of the architecture gradient, or None.
+      entropy_weight: factor of the divergence from the uniform mixture, in nats.
+      weight_decay: L2 factor that is added to the gradient of the logits, before Adam as in the reference.
+
+    Returns:
+      The `Method`; ``arch`` are tables of logits, 1e-3 times standard normal at the start.
+
+    References:
+      Liu et al, `DARTS: Differentiable Architecture Search <https://arxiv.org/abs/1806.09055>`_, 2019
+    """
+
+    def init(space: Space, key: jax.Array) -> Arch:
+        choices = space.choices.items()
+        keys = jax.random.split(key, len(choices))
+        return {
+            name: 1e-3 * jax.random.normal(k, choice.shape) for k, (name, choice) in zip(keys, choices, strict=True)
+        }
+
+    return Method(
+        init=init,
+        mixture=lambda space, arch: Mixture({name: jax.nn.softmax(logits) for name, logits in arch.items()}),
+        regularizer=entropic_regularizer(entropy_weight),
+        optimizer=clipped(
+            optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate, b1=0.5)), clip_norm
+        ),
+        derive=derive,
+    )

@@ -1,0 +1,7 @@
+"""Networks in Flax Linen: weights in, features out; the architecture always comes as an argument."""
+
+from gaea_jax.nets.count import Count, count
+from gaea_jax.nets.network import inherit, network
+from gaea_jax.nets.supernet import Mixture, supernet
+
+__all__ = ["Count", "Mixture", "count", "inherit", "network", "supernet"]

@@ -1,0 +1,150 @@
+"""Derived networks: one genotype as a stand-alone network, and supernet weights for it."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.typing import DTypeLike
+
+from gaea_jax.nets.ops import Node, nas_bench_201_operation
+from gaea_jax.nets.skeleton import skeleton
+from gaea_jax.spaces.nas_bench_201 import EDGES, Genotype, NASBench201
+
+
+@functools.singledispatch
+def network(
+    space: Any, genotype: Any, *, channels: int, cells: int, num_classes: int, dtype: DTypeLike = jnp.float32
+) -> nn.Module:
+    """The stand-alone network of a genotype.
+
+    Args:
+      space: the search space of the genotype.
+      genotype: what the space's ``decode`` or ``parse`` returns.
+      channels: C, the width of the first stage.
+      cells: number of cells (for NAS-Bench-201 the number in each of the three stages).
+      num_classes: number of logits.
+      dtype: compute type; parameters, BatchNorm statistics and logits are float32 whatever it is.
+
+    Returns:
+      A Linen module with ``apply(variables, x, train=...)``: x [B, H, W, channels of the image], normalised, to float32
+      logits [B, num_classes]. Collections: ``params`` and ``batch_stats``.
+
+    Raises:
+      TypeError: there is no network for this kind of space.
+    """
+    raise TypeError(f"no network for a space of type {type(space).__name__}")
+
+
+@functools.singledispatch
+def inherit(space: Any, variables: Mapping[str, Any], genotype: Any) -> dict[str, Any]:
+    """Supernet variables for the derived network of a genotype.
+
+    Args:
+      space: the search space of both.
+      variables: ``{"params": ..., "batch_stats": ...}`` of the supernet.
+      genotype: the genotype to derive.
+
+    Returns:
+      Variables for `network` of the same size. BatchNorm scales and offsets that the supernet does not have are 1 and
+      0, so that the network computes what the supernet computes under the one-hot mixture of the genotype.
+
+    Raises:
+      TypeError: there is no derived network for this kind of space.
+    """
+    raise TypeError(f"no derived network for a space of type {type(space).__name__}")
+
+
+class DerivedCell(nn.Module):
+    """A NAS-Bench-201 cell with one operation an edge, BatchNorm affine.
+
+    Attributes:
+      genotype: the operation of each edge.
+      dtype: compute type.
+    """
+
+    genotype: Genotype
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """[B, H, W, C] to [B, H, W, C]."""
+        nodes = [Node.of(x)]
+        for node in (1, 2, 3):
+            total = jnp.zeros_like(x)
+            for (target, source), operation in zip(EDGES, self.genotype.cell, strict=True):
+                if target == node and operation != "none":
+                    total += nas_bench_201_operation(
+                        operation,
+                        nodes[source],
+                        affine=True,
+                        dtype=self.dtype,
+                        train=train,
+                        name=f"edge_{target}_{source}_{operation}",
+                    )
+            nodes.append(Node.of(total))
+        return nodes[3].features
+
+
+class NASBench201Network(nn.Module):
+    """The stand-alone network of a NAS-Bench-201 genotype; see `network`.
+
+    Attributes:
+      space: the space of the genotype.
+      genotype: the cell.
+      channels: C.
+      cells: N.
+      num_classes: number of logits.
+      dtype: compute type.
+    """
+
+    space: NASBench201
+    genotype: Genotype
+    channels: int
+    cells: int
+    num_classes: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Images [B, H, W, channels of the image] to float32 logits [B, num_classes]."""
+
+        def cell(x: jax.Array, name: str) -> jax.Array:
+            return DerivedCell(self.genotype, self.dtype, name=name)(x, train)
+
+        return skeleton(
+            x,
+            cell,
+            channels=self.channels,
+            cells=self.cells,
+            num_classes=self.num_classes,
+            dtype=self.dtype,
+            train=train,
+        )
+
+
+network.register(NASBench201, NASBench201Network)
+
+
+@inherit.register
+def _inherit_nas_bench_201(space: NASBench201, variables: Mapping[str, Any], genotype: Genotype) -> dict[str, Any]:
+    chosen = {
+        f"edge_{target}_{source}_{operation}" for (target, source), operation in zip(EDGES, genotype.cell, strict=True)
+    }
+
+    def derived(tree: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+        return {path: leaf for path, leaf in flatten_dict(tree).items() if not _is_edge(path) or path[1] in chosen}
+
+    params, statistics = derived(variables["params"]), derived(variables["batch_stats"])
+    for *path, name in list(statistics):
+        if name == "mean" and _is_edge(path):
+            params[*path, "scale"] = jnp.ones_like(statistics[*path, name])
+            params[*path, "bias"] = jnp.zeros_like(statistics[*path, name])
+    return {"params": unflatten_dict(params), "batch_stats": unflatten_dict(statistics)}
+
+
+def _is_edge(path: tuple[str, ...] | list[str]) -> bool:
+    return path[0].startswith("cell_")

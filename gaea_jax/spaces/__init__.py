@@ -1,0 +1,32 @@
+"""Search spaces: what can be chosen, how weights become a genotype, and how genotypes are written."""
+
+from typing import Any
+
+from gaea_jax.errors import UsageError
+from gaea_jax.spaces.base import Choice, SearchSpace, derive
+from gaea_jax.spaces.nas_bench_201 import NAS_BENCH_201, NAS_BENCH_201_NOZERO
+
+__all__ = ["Choice", "SearchSpace", "derive", "get_space"]
+
+_SPACES: dict[str, SearchSpace[Any]] = {space.name: space for space in (NAS_BENCH_201, NAS_BENCH_201_NOZERO)}
+
+
+def get_space(name: str) -> SearchSpace[Any]:
+    """The search space of that name.
+
+    Args:
+      name: ``"nas_bench_201"`` (five operations) or ``"nas_bench_201_nozero"`` (the four without ``none``).
+
+    Returns:
+      The space, a frozen record.
+
+    Raises:
+      UsageError: if there is no such space.
+
+    Example:
+      >>> get_space("nas_bench_201").count()
+      15625
+    """
+    if name not in _SPACES:
+        raise UsageError("space", f"{name!r} is unknown; known are {', '.join(_SPACES)}")
+    return _SPACES[name]

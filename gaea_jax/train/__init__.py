@@ -1,0 +1,25 @@
+"""Training: the state and step of a search, the loop that runs it, and whole runs from one configuration."""
+
+from gaea_jax.train.drive import DivergedError, Interrupted
+from gaea_jax.train.loop import data_parallel, run
+from gaea_jax.train.retrain import RetrainConfig, RetrainResult, retrain
+from gaea_jax.train.search import SearchConfig, SearchResult, search
+from gaea_jax.train.state import SearchState
+from gaea_jax.train.step import accuracy, cross_entropy, make_search_step
+
+__all__ = [
+    "DivergedError",
+    "Interrupted",
+    "RetrainConfig",
+    "RetrainResult",
+    "SearchConfig",
+    "SearchResult",
+    "SearchState",
+    "accuracy",
+    "cross_entropy",
+    "data_parallel",
+    "make_search_step",
+    "retrain",
+    "run",
+    "search",
+]

@@ -1,0 +1,105 @@
+"""The folder of one run: what is in it, who may write to it, and what a resumed run finds there."""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Self
+
+from gaea_jax.checkpoint import CheckpointError, Checkpoints
+from gaea_jax.errors import UsageError
+from gaea_jax.metrics import MetricsLog, read_metrics
+
+
+class RunFolder:
+    """An output folder with ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``plots/`` and ``result.json``.
+
+    ``result.json`` exists only when the run has finished.
+
+    Attributes:
+      path: the folder.
+      log: its metrics.
+    """
+
+    def __init__(self, path: pathlib.Path, identity: Mapping[str, Any]):
+        self.path = path
+        self.log = MetricsLog(path / "metrics.jsonl")
+        self._identity = identity
+
+    @classmethod
+    def create(cls, out: str | os.PathLike[str], config: Mapping[str, Any], identity: Mapping[str, Any]) -> Self:
+        """Takes a new or empty folder for a new run.
+
+        Args:
+          out: the folder; made if absent.
+          config: everything to write into ``config.json``.
+          identity: the fields that decide the numbers of the run, by flag; a resumed run must have the same.
+
+        Returns:
+          The folder, with ``config.json`` in it.
+
+        Raises:
+          UsageError: on ``out``, if the folder holds anything, lies below a file or cannot be written to.
+        """
+        path = pathlib.Path(out)
+        try:
+            if path.is_dir() and any(path.iterdir()):
+                held = "another run" if (path / "config.json").exists() else "other files"
+                raise UsageError("out", f"{path} holds {held}; name a new folder, or continue a run with --resume")
+            path.mkdir(parents=True, exist_ok=True)
+            folder = cls(path, identity)
+            folder.write_json("config.json", {**config, "identity": identity})
+        except OSError as error:
+            raise UsageError("out", f"{path} cannot be made or written to ({error.strerror}); name another") from error
+        return folder
+
+    @classmethod
+    def reopen(cls, out: str | os.PathLike[str], identity: Mapping[str, Any]) -> Self:
+        """Takes the folder of a run that was cut short.
+
+        Args:
+          out: the folder.
+          identity: as for `create`.
+
+        Returns:
+          The folder.
+
+        Raises:
+          CheckpointError: there is no run in the folder, or one of another configuration.
+        """
+        path = pathlib.Path(out)
+        try:
+            then = json.loads((path / "config.json").read_text())["identity"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"there is no run to continue in {path}; leave out --resume to start one") from error
+        now = json.loads(json.dumps(dict(identity)))
+        changed = [
+            f"{name} was {then.get(name)}, now {now.get(name)}"
+            for name in sorted({*then, *now})
+            if then.get(name) != now.get(name)
+        ]
+        if changed:
+            raise CheckpointError(f"{path} holds a run of another configuration: {'; '.join(changed)}")
+        return cls(path, identity)
+
+    def checkpoints(self) -> Checkpoints:
+        """Opens the checkpoints of the run; a context manager."""
+        return Checkpoints(self.path / "checkpoints", self._identity)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The reports written so far."""
+        return read_metrics(self.log.path) if self.log.path.exists() else []
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Writes a file of the folder in one atomic replacement.
+
+        Args:
+          name: ``config.json`` or ``result.json``.
+          value: JSON values by name.
+        """
+        temporary = self.path / f"{name}.tmp"
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(temporary.unlink, missing_ok=True)
+            temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+            os.replace(temporary, self.path / name)

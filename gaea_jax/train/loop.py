@@ -1,0 +1,101 @@
+"""Runs a step many times: one dispatch a step, or all steps in one compiled loop."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from gaea_jax.errors import UsageError
+
+State = TypeVar("State")
+Step = Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]
+
+LOOPS = ("auto", "python", "scan")
+
+
+def run(
+    step: Step, state: State, source: Callable[[Any], Any], until: int, *, loop: str = "auto"
+) -> tuple[State, dict[str, jax.Array]]:
+    """Steps until ``state.step == until``.
+
+    Both loops run the same step on the same batches; they agree within float32 tolerance, and a run that is cut and
+    continued is bitwise the unbroken one as long as it stays with one kind of loop.
+
+    Args:
+      step: ``step(state, batch) -> (state, metrics)``, pure; ``state.step`` counts completed steps. Keep one function
+        for a whole run: it is compiled once for each.
+      state: a pytree; its buffers are donated, so the caller's are gone afterwards.
+      source: ``source(i) -> batch``. For ``"scan"`` it has to be pure in ``i`` and a pytree (such as the sources of
+        `gaea_jax.data`, or a `jax.tree_util.Partial`).
+      until: number of steps to have completed at the end, more than ``state.step``.
+      loop: ``"python"`` dispatches step by step; ``"scan"`` runs all in one compiled loop; ``"auto"`` is ``"scan"`` on
+        accelerators and ``"python"`` on CPU, where the gradient of a convolution is many times slower inside a loop
+        (jax-ml/jax#12868).
+
+    Returns:
+      The state, and the metrics averaged over the steps made.
+
+    Raises:
+      UsageError: unknown loop, or nothing to do.
+    """
+    if loop not in LOOPS:
+        raise UsageError("loop", f"{loop!r} is unknown; known are {', '.join(LOOPS)}")
+    start = int(state.step)  # type: ignore[attr-defined]
+    if until <= start:
+        raise UsageError("until", f"must be more than the {start} steps already made, got {until}")
+    if loop == "auto":
+        loop = "python" if jax.default_backend() == "cpu" else "scan"
+    if loop == "scan":
+        return _scan(step, state, source, until - start)
+    totals = None
+    for i in range(start, until):
+        state, totals = _advance(step, state, totals, source(i))
+    return state, jax.tree.map(lambda total: total / (until - start), totals)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+def _advance(step: Step, state: Any, totals: Any, batch: Any) -> tuple[Any, Any]:
+    state, metrics = step(state, batch)
+    return state, metrics if totals is None else jax.tree.map(jnp.add, totals, metrics)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _scan(step: Step, state: Any, source: Any, count: int) -> tuple[Any, Any]:
+    # The bound is traced, so that chunks of any length share one compiled program.
+    shapes = jax.eval_shape(lambda state: step(state, source(state.step))[1], state)
+    totals = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+
+    def body(_: Any, carry: Any) -> Any:
+        state, totals = carry
+        state, metrics = step(state, source(state.step))
+        return state, jax.tree.map(jnp.add, totals, metrics)
+
+    state, totals = jax.lax.fori_loop(0, count, body, (state, totals))
+    return state, jax.tree.map(lambda total: total / count, totals)
+
+
+def data_parallel(step: Step, devices: Sequence[jax.Device]) -> tuple[Step, NamedSharding]:
+    """Spreads the batch of a step over devices; state and result are the same on all of them.
+
+    Batch statistics and gradients are taken over the whole batch, so that the result is the single-device one within
+    float tolerance.
+
+    Args:
+      step: ``step(state, batch) -> (state, metrics)``.
+      devices: the devices; their number divides the batch size.
+
+    Returns:
+      The step, and the sharding that state and source have to be put to (`jax.device_put`) before the first one.
+    """
+    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec("data"))
+
+    def sharded(state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
+        state, metrics = step(state, jax.lax.with_sharding_constraint(batch, split))
+        return jax.lax.with_sharding_constraint(state, replicated), metrics
+
+    return sharded, replicated

@@ -1,0 +1,61 @@
+"""Everything a search carries from one step to the next, as one pytree."""
+
+from typing import Any, Self
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from gaea_jax.methods import Method
+from gaea_jax.methods.base import Space
+
+
+@flax.struct.dataclass
+class SearchState:
+    """State of a search.
+
+    Attributes:
+      step: int32 scalar, number of completed steps.
+      params: ``{"weights": Flax parameters, "arch": architecture parameters}``, all float32.
+      collections: the supernet's other collections (``batch_stats``).
+      opt_state: state of the `gaea_jax.optim.search_optimizer`.
+      key: random key of the run; the order of the images and their augmentation follow from it and the step.
+    """
+
+    step: jax.Array
+    params: dict[str, Any]
+    collections: dict[str, Any]
+    opt_state: optax.OptState
+    key: jax.Array
+
+    @classmethod
+    def create(
+        cls,
+        net: nn.Module,
+        space: Space,
+        method: Method,
+        tx: optax.GradientTransformationExtraArgs,
+        image_shape: tuple[int, ...],
+        key: jax.Array,
+    ) -> Self:
+        """The state before the first step; pure, so that ``jit`` and ``eval_shape`` can be applied to it.
+
+        Args:
+          net: a supernet of the space.
+          space: the search space.
+          method: the search method.
+          tx: transform over ``{"weights": ..., "arch": ...}``.
+          image_shape: (H, W, channels) of an image.
+          key: random key of the run.
+
+        Returns:
+          The state, with ``step`` 0.
+        """
+        weights_key, arch_key, run_key = jax.random.split(key, 3)
+        arch = method.init(space, arch_key)
+        x = jnp.zeros((1, *image_shape), jnp.float32)
+        collections = dict(net.init(weights_key, x, method.mixture(space, arch), train=False))
+        params = {"weights": collections.pop("params"), "arch": arch}
+        return cls(jnp.zeros((), jnp.int32), params, collections, tx.init(params), run_key)

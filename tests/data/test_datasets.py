@@ -1,0 +1,211 @@
+import io
+
+import chex
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from PIL import Image
+from sklearn.datasets import load_digits
+from tensorflow_datasets.proto import tf_example_pb2
+
+from gaea_jax.data import Augmentation, load_dataset
+from gaea_jax.errors import UsageError
+
+SHAPE = (9, 8, 3)
+
+
+def random_split(rng, size, shape=SHAPE, classes=3):
+    images = [rng.integers(0, 256, shape, dtype=np.uint8) for _ in range(size)]
+    return images, rng.integers(0, classes, size).tolist()
+
+
+def write_tfds(folder, splits, name="tiny", image=None, label=None, file_format="array_record"):
+    """Writes a prepared TFDS set, {split: (images, labels)}, as `tfds build` would."""
+    home = folder / name / "1.0.0"
+    home.mkdir(parents=True)
+    features = {
+        "image": image or tfds.features.Image(shape=(None, None, 3)),
+        "label": label or tfds.features.ClassLabel(num_classes=3),
+    }
+    identity = tfds.core.dataset_info.DatasetIdentity(
+        name=name, version=tfds.core.Version("1.0.0"), data_dir=str(home), module_name=name
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=tfds.features.FeaturesDict(features))
+    info.set_file_format(file_format)
+    infos = []
+    for split, (images, labels) in splits.items():
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=home, dataset_name=name, split=split, filetype_suffix=file_format
+        )
+        path = template.sharded_filepath(shard_index=0, num_shards=1)
+        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+        for pixels, number in zip(images, labels, strict=True):
+            png = io.BytesIO()
+            Image.fromarray(pixels).save(png, "PNG")
+            example = tf_example_pb2.Example()
+            example.features.feature["image"].bytes_list.value.append(png.getvalue())
+            example.features.feature["label"].int64_list.value.append(number)
+            writer.write(example.SerializeToString())
+        writer.close()
+        infos.append(
+            tfds.core.SplitInfo(
+                name=split, shard_lengths=[len(images)], num_bytes=1, filename_template=template
+            )
+        )
+    info.set_splits(tfds.core.splits.SplitDict(infos))
+    info.write_to_directory(home)
+    return folder
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_digits_are_those_of_sklearn():
+    digits, original = load_dataset("digits"), load_digits()
+    assert digits.train.images.shape == (1437, 16, 16, 1) and digits.test.images.shape == (360, 16, 16, 1)
+    for split in (digits.train, digits.test):
+        assert split.images.dtype == np.uint8 and split.labels.dtype == np.int32
+        # The mean of each 2x2 block is the old pixel, but for what its neighbours pull: linear interpolation
+        # mixes (1, 6, 1)/8 of three old pixels into it on each axis.
+    images = np.concatenate([digits.train.images, digits.test.images])[..., 0]
+    labels = np.concatenate([digits.train.labels, digits.test.labels])
+    blocks = images.reshape(-1, 8, 2, 8, 2).mean((2, 4))
+    mix = np.eye(8) * 6 / 8 + np.eye(8, k=1) / 8 + np.eye(8, k=-1) / 8
+    mix[0, 0] = mix[7, 7] = 7 / 8
+    expected = mix @ original.images @ mix.T * 255 / 16
+    # Every image of scikit-learn, with its label, is there once.
+    test = np.zeros(1797, bool)
+    test[np.argsort(original.target, kind="stable")[::5]] = True
+    order = np.concatenate([np.flatnonzero(~test), np.flatnonzero(test)])
+    chex.assert_trees_all_equal(labels, original.target[order].astype(np.int32))
+    chex.assert_trees_all_close(blocks, expected[order], atol=0.5)
+    assert images.min() == 0 and images.max() == 255
+
+
+def test_digits_split_is_stratified_and_constants_are_measured():
+    digits = load_dataset("digits")
+    counts = np.bincount(digits.test.labels)
+    assert len(counts) == digits.num_classes == 10 and counts.min() >= 34 and counts.max() <= 37
+    chex.assert_trees_all_close(digits.mean, (digits.train.images.mean() / 255,))
+    chex.assert_trees_all_close(digits.std, (digits.train.images.std() / 255,))
+    assert digits.augmentation == Augmentation(flip=False, pad=2, cutout=0)
+
+
+def test_any_prepared_set(tmp_path, rng):
+    splits = {"train": random_split(rng, 1003), "test": random_split(rng, 5)}
+    # Further splits are not looked at, not even an empty one.
+    data = load_dataset("tiny", write_tfds(tmp_path, splits | {"extra": ([], [])}))
+    for split, (images, labels) in ((data.train, splits["train"]), (data.test, splits["test"])):
+        chex.assert_trees_all_equal(split.images, np.stack(images))
+        chex.assert_trees_all_equal(split.labels, np.array(labels, np.int32))
+    assert data.num_classes == 3 and data.augmentation == Augmentation(flip=True, pad=1, cutout=0)
+    chex.assert_trees_all_close(np.array(data.mean), np.stack(splits["train"][0]).mean((0, 1, 2)) / 255)
+    chex.assert_trees_all_close(np.array(data.std), np.stack(splits["train"][0]).std((0, 1, 2)) / 255)
+
+
+def test_recipe_follows_the_name(tmp_path, rng):
+    splits = {"train": random_split(rng, 2, (16, 16, 3)), "test": random_split(rng, 2, (16, 16, 3))}
+    write_tfds(tmp_path, splits, name="imagenet16_120")
+    data = load_dataset("imagenet16_120:1.0.0", tmp_path)
+    chex.assert_trees_all_close(np.array(data.mean) * 255, np.array([122.68, 116.66, 104.01]))
+    chex.assert_trees_all_close(np.array(data.std) * 255, np.array([63.22, 61.26, 65.09]))
+    assert data.augmentation == Augmentation(flip=True, pad=2, cutout=0)
+    splits = {"train": random_split(rng, 2, (32, 32, 3)), "test": random_split(rng, 2, (32, 32, 3))}
+    write_tfds(tmp_path, splits, name="svhn_cropped")
+    assert load_dataset("svhn_cropped:1.0.0", tmp_path).augmentation == Augmentation(False, 4)
+
+
+@pytest.mark.data
+def test_cifar10(shared_data, monkeypatch):
+    # The first block of each split is enough here; decoding all 60,000 takes ten seconds.
+    from tensorflow_datasets.core.data_sources.base import BaseDataSource
+
+    monkeypatch.setattr(BaseDataSource, "__len__", lambda source: 500)
+    data = load_dataset("cifar10", shared_data / "cifar10" / "tfds")
+    assert data.train.images.shape == data.test.images.shape == (500, 32, 32, 3)
+    # The first labels of data_batch_1 and test_batch.
+    assert data.train.labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
+    assert data.test.labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
+    chex.assert_trees_all_close(np.array(data.mean) * 255, np.array([125.3, 123.0, 113.9]))
+    chex.assert_trees_all_close(np.array(data.std) * 255, np.array([63.0, 62.1, 66.7]))
+    chex.assert_trees_all_close(data.train.images.mean((0, 1, 2)), np.array([125.3, 123.0, 113.9]), atol=4)
+    assert data.num_classes == 10 and data.augmentation == Augmentation(flip=True, pad=4, cutout=0)
+
+
+@pytest.mark.parametrize("name", ["nonesuch", "", "../cifar10", "Digits!", "huggingface:cifar10"])
+def test_unknown_name(name, tmp_path):
+    with pytest.raises(UsageError, match="is neither 'digits' nor an image set") as error:
+        load_dataset(name, tmp_path)
+    assert error.value.argument == "dataset"
+
+
+@pytest.mark.parametrize("name", ["cifar10:9.9.9", "cifar10/nonesuch"])
+def test_unknown_version_or_configuration(name, tmp_path):
+    with pytest.raises(UsageError, match=r"dataset: .* cannot be opened: .*(9\.9\.9|nonesuch)"):
+        load_dataset(name, tmp_path)
+
+
+def test_not_prepared(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("tried to download")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", refuse)
+    absent = tmp_path / "absent"
+    with pytest.raises(
+        UsageError, match=r"data_dir: there is no prepared copy at .*; make one with"
+    ) as error:
+        load_dataset("cifar100", absent)
+    assert f"`tfds build cifar100 --file_format=array_record --data_dir={absent}`" in error.value.sentence
+    assert not absent.exists()
+    with pytest.raises(UsageError, match="make one with `tfds build cifar100 --file_format=array_record`"):
+        load_dataset("cifar100")
+
+
+def test_not_image_classification(tmp_path, rng):
+    with pytest.raises(UsageError, match="dataset: 'imdb_reviews' is not for image classification"):
+        load_dataset("imdb_reviews", tmp_path)
+    splits = {"train": random_split(rng, 2), "test": random_split(rng, 2)}
+    write_tfds(tmp_path, splits, label=tfds.features.Scalar(np.int64))
+    with pytest.raises(UsageError, match="dataset: 'tiny' is not for image classification"):
+        load_dataset("tiny", tmp_path)
+    write_tfds(tmp_path, splits, name="deep", image=tfds.features.Image(shape=SHAPE, dtype=np.uint16))
+    with pytest.raises(UsageError, match=r"'deep' .* needs features 'image' \(uint8\) and 'label'"):
+        load_dataset("deep", tmp_path)
+
+
+def test_splits(tmp_path, rng):
+    full = random_split(rng, 2)
+    write_tfds(tmp_path, {"train": full, "validation": full})
+    with pytest.raises(UsageError, match="dataset: 'tiny' has no images in a split 'test'"):
+        load_dataset("tiny", tmp_path)
+    write_tfds(tmp_path, {"train": full, "test": ([], [])}, name="empty")
+    with pytest.raises(UsageError, match="dataset: 'empty' has no images in a split 'test'"):
+        load_dataset("empty", tmp_path)
+
+
+def test_images_and_labels_that_cannot_be_used(tmp_path, rng):
+    images, labels = random_split(rng, 4)
+    larger, _ = random_split(rng, 4, (12, 12, 3))
+    write_tfds(tmp_path, {"train": (images[:3] + larger[:1], labels), "test": (images, labels)}, name="mixed")
+    with pytest.raises(UsageError, match=r"'mixed' has images of different sizes, such as \(9, 8, 3\) and"):
+        load_dataset("mixed", tmp_path)
+    write_tfds(tmp_path, {"train": (images, labels), "test": (larger, labels)}, name="differ")
+    with pytest.raises(UsageError, match="dataset: 'differ' has images of different sizes"):
+        load_dataset("differ", tmp_path)
+    write_tfds(tmp_path, {"train": (images, labels), "test": (images, [-1] * 4)}, name="unlabelled")
+    with pytest.raises(UsageError, match="dataset: 'unlabelled' has images without a label"):
+        load_dataset("unlabelled", tmp_path)
+    flat = [np.full(SHAPE, (1, 2, 3), np.uint8) for _ in range(4)]
+    write_tfds(tmp_path, {"train": (flat, labels), "test": (flat, labels)}, name="flat")
+    with pytest.raises(UsageError, match="dataset: 'flat' has a channel that is the same in all pixels"):
+        load_dataset("flat", tmp_path)
+
+
+def test_wrong_file_format(tmp_path, rng):
+    splits = {"train": random_split(rng, 2), "test": random_split(rng, 2)}
+    write_tfds(tmp_path, splits, file_format="tfrecord")
+    with pytest.raises(UsageError, match=r"data_dir: the copy at .* is not in array_record format; make one"):
+        load_dataset("tiny", tmp_path)
