@@ -86,7 +86,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=ocp.checkpoint_managers.LatestN(keep),
                 cleanup_tmp_directories=True,
-                # Otherwise opening reads every step's metadata, and fails if that of any is damaged.
+                # Otherwise opening reads every step's times and logs an error where they are damaged.
                 lightweight_initialize=True,
             ),
         )

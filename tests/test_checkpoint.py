@@ -255,11 +255,10 @@ def test_damage_to_any_file_is_refused_or_harmless(tmp_path):
     assert refused[values_name] > tried[values_name] / 2, table
 
 
-def test_a_damaged_checkpoint_can_be_removed_or_passed_over(tmp_path):
+def test_a_damaged_checkpoint_can_be_removed_or_passed_over(tmp_path, caplog):
     save_steps(tmp_path, 1, 2)
     (tmp_path / "2/manifest/metadata").write_text("{")
-    times = tmp_path / "1/_CHECKPOINT_METADATA"
-    times.write_text(times.read_text().replace("init_timestamp", "init-timestamp"))
+    (tmp_path / "1/_CHECKPOINT_METADATA").write_text("{")
     like = {"w": jnp.zeros(4, int)}
     with Checkpoints(tmp_path, IDENTITY) as checkpoints:
         with pytest.raises(CheckpointError, match="damaged"):
@@ -272,6 +271,7 @@ def test_a_damaged_checkpoint_can_be_removed_or_passed_over(tmp_path):
     assert refusal(tmp_path, like).sentence == (
         f"the checkpoint {tmp_path}/1 is damaged; remove that folder and start a new run"
     )
+    assert not caplog.records
 
 
 def test_changed_values_are_found_where_orbax_reads_them_without_complaint(tmp_path, monkeypatch):

@@ -19,8 +19,10 @@ class Method(NamedTuple):
     """A search method as a record of pure functions.
 
     Attributes:
-      init: ``(space, key) -> arch``, the architecture parameters: one float32 array for each choice of the space.
-      mixture: ``(space, arch) -> Mixture``, the point at which the supernet is evaluated; differentiable in ``arch``.
+      init: ``(space, key) -> arch``, the architecture parameters: for each choice of the space one array of its
+        shape, float32 (float64 under x64).
+      mixture: ``(space, arch) -> Mixture``, the point at which the supernet is evaluated; differentiable in
+        ``arch``.
       regularizer: ``(space, arch, mixture) -> scalar`` that is added to the loss, in nats.
       optimizer: transform over ``arch``.
       derive: ``(space, arch) -> genotype``, on the host.

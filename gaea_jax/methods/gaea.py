@@ -38,7 +38,7 @@ def gaea(
     """
 
     def init(space: Space, key: jax.Array) -> Arch:
-        return {name: jnp.full(c.shape, 1 / len(c.options), jnp.float32) for name, c in space.choices.items()}
+        return {name: jnp.full(c.shape, 1 / len(c.options), float) for name, c in space.choices.items()}
 
     return Method(
         init=init,

@@ -13,8 +13,8 @@ class Count(NamedTuple):
 
     Attributes:
       parameters: number of trainable parameters.
-      multiply_adds: of one example, by the convention of the NAS-Bench-201 tables: convolutions and linear layers,
-        and one for each bias of a linear layer; BatchNorm and pooling are not counted.
+      multiply_adds: of one example, by the convention of the NAS-Bench-201 tables: convolutions and linear
+        layers, and one for each bias of a linear layer; BatchNorm and pooling are not counted.
     """
 
     parameters: int

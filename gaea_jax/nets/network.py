@@ -27,14 +27,17 @@ def network(
       channels: C, the width of the first stage.
       cells: number of cells (for NAS-Bench-201 the number in each of the three stages).
       num_classes: number of logits.
-      dtype: compute type; parameters, BatchNorm statistics and logits are float32 whatever it is.
+      dtype: compute type; parameters and BatchNorm statistics are float32 whatever it is.
 
     Returns:
-      A Linen module with ``apply(variables, x, train=...)``: x [B, H, W, channels of the image], normalised, to float32
-      logits [B, num_classes]. Collections: ``params`` and ``batch_stats``.
+      A Linen module with ``apply(variables, x, train=...)``: normalised images x [B, H, W, channels of the
+      image], H and W divisible by 4, to logits [B, num_classes], float32 at least. Collections: ``params`` and
+      ``batch_stats``.
 
     Raises:
       TypeError: there is no network for this kind of space.
+      UsageError: on ``genotype``, if it is not one of the space; from ``apply``, on ``dataset``, for images of
+        another shape.
     """
     raise TypeError(f"no network for a space of type {type(space).__name__}")
 
@@ -49,11 +52,12 @@ def inherit(space: Any, variables: Mapping[str, Any], genotype: Any) -> dict[str
       genotype: the genotype to derive.
 
     Returns:
-      Variables for `network` of the same size. BatchNorm scales and offsets that the supernet does not have are 1 and
-      0, so that the network computes what the supernet computes under the one-hot mixture of the genotype.
+      Variables for `network` of the same size. BatchNorm scales and offsets that the supernet does not have are
+      1 and 0, so that the network computes what the supernet computes under the one-hot mixture of the genotype.
 
     Raises:
       TypeError: there is no derived network for this kind of space.
+      UsageError: on ``genotype``, if it is not one of the space.
     """
     raise TypeError(f"no derived network for a space of type {type(space).__name__}")
 
@@ -93,7 +97,6 @@ class NASBench201Network(nn.Module):
     """The stand-alone network of a NAS-Bench-201 genotype; see `network`.
 
     Attributes:
-      space: the space of the genotype.
       genotype: the cell.
       channels: C.
       cells: N.
@@ -101,7 +104,6 @@ class NASBench201Network(nn.Module):
       dtype: compute type.
     """
 
-    space: NASBench201
     genotype: Genotype
     channels: int
     cells: int
@@ -110,7 +112,7 @@ class NASBench201Network(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Images [B, H, W, channels of the image] to float32 logits [B, num_classes]."""
+        """Images [B, H, W, channels of the image] to logits [B, num_classes]."""
 
         def cell(x: jax.Array, name: str) -> jax.Array:
             return DerivedCell(self.genotype, self.dtype, name=name)(x, train)
@@ -126,25 +128,29 @@ class NASBench201Network(nn.Module):
         )
 
 
-network.register(NASBench201, NASBench201Network)
+@network.register
+def _network_nas_bench_201(space: NASBench201, genotype: Genotype, **size: Any) -> NASBench201Network:
+    space.check(genotype)
+    return NASBench201Network(genotype, **size)
 
 
 @inherit.register
 def _inherit_nas_bench_201(space: NASBench201, variables: Mapping[str, Any], genotype: Genotype) -> dict[str, Any]:
+    space.check(genotype)
     chosen = {
         f"edge_{target}_{source}_{operation}" for (target, source), operation in zip(EDGES, genotype.cell, strict=True)
     }
 
     def derived(tree: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
-        return {path: leaf for path, leaf in flatten_dict(tree).items() if not _is_edge(path) or path[1] in chosen}
+        return {path: leaf for path, leaf in flatten_dict(tree).items() if not _in_cell(path) or path[1] in chosen}
 
     params, statistics = derived(variables["params"]), derived(variables["batch_stats"])
     for *path, name in list(statistics):
-        if name == "mean" and _is_edge(path):
+        if name == "mean" and _in_cell(path):
             params[*path, "scale"] = jnp.ones_like(statistics[*path, name])
             params[*path, "bias"] = jnp.zeros_like(statistics[*path, name])
     return {"params": unflatten_dict(params), "batch_stats": unflatten_dict(statistics)}
 
 
-def _is_edge(path: tuple[str, ...] | list[str]) -> bool:
+def _in_cell(path: tuple[str, ...] | list[str]) -> bool:
     return path[0].startswith("cell_")

@@ -1,6 +1,6 @@
 """Candidate operations and the small blocks that the networks are built from, as Flax Linen modules.
 
-All work on NHWC batches. Convolutions and the classifier start from the reference initialisation of the papers' code
+All work on NHWC batches. Convolutions and the classifier start from the initialisation of the papers' code
 (uniform within ``1 / sqrt(fan_in)``), BatchNorm has epsilon 1e-5 and keeps 0.9 of its running statistics.
 """
 
@@ -17,6 +17,8 @@ KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 def batch_norm(affine: bool, dtype: DTypeLike, name: str) -> nn.BatchNorm:
     """BatchNorm as the papers set it; statistics are float32 whatever the compute type is.
+
+    The running variance averages the variance of the batches as it is, without PyTorch's factor n / (n - 1).
 
     Args:
       affine: whether there is a learnt scale and offset.
@@ -46,10 +48,12 @@ def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
       stride: stride in both directions.
 
     Returns:
-      [B, H / stride, W / stride, C].
+      [B, H / stride, W / stride, C] of the type of x.
     """
     pad = window // 2 if window % 2 else 0
-    return nn.avg_pool(x, (window, window), (stride, stride), ((pad, pad), (pad, pad)), count_include_pad=False)
+    mean = nn.avg_pool(x, (window, window), (stride, stride), ((pad, pad), (pad, pad)), count_include_pad=False)
+    # Flax divides by float32 counts, which would turn the rest of a bfloat16 cell into float32.
+    return mean.astype(x.dtype)
 
 
 class ReluConvNorm(nn.Module):
@@ -131,7 +135,7 @@ def nas_bench_201_operation(
 
 
 class Classifier(nn.Module):
-    """Global average pool and a linear layer in float32, so that the loss sees full precision.
+    """Global average pool and a linear layer, in float32 at least, so that the loss sees full precision.
 
     Attributes:
       num_classes: number of logits.
@@ -141,8 +145,8 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, C] to float32 logits [B, num_classes]."""
-        x = x.astype(jnp.float32).mean(axis=(1, 2))
+        """[B, H, W, C] to logits [B, num_classes]."""
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
         bound = 1 / math.sqrt(x.shape[-1])
 
         def bias_init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:

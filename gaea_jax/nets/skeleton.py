@@ -1,16 +1,17 @@
 """The macro skeleton of NAS-Bench-201, which its supernet and its stand-alone networks share.
 
-Stem, three stages of N cells at C, 2C and 4C channels with a residual block of stride 2 between them, and a head
-(`NAS-Bench-201 <https://arxiv.org/abs/2001.00326>`_, section 2.1).
+Stem, three stages of N cells at C, 2C and 4C channels with a residual block of stride 2 between them, and a
+head (`NAS-Bench-201 <https://arxiv.org/abs/2001.00326>`_, section 2.1).
 """
 
-from typing import Protocol
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from gaea_jax.errors import UsageError
 from gaea_jax.nets.ops import KERNEL_INIT, Classifier, ReluConvNorm, avg_pool, batch_norm
 
 
@@ -36,34 +37,43 @@ class ResidualBlock(nn.Module):
         return y + shortcut
 
 
-class Cell(Protocol):
-    """Applies the cell called `name`: [B, H, W, C] to the same shape."""
-
-    def __call__(self, x: jax.Array, name: str) -> jax.Array: ...  # noqa: D102
-
-
 def skeleton(
-    x: jax.Array, cell: Cell, *, channels: int, cells: int, num_classes: int, dtype: DTypeLike, train: bool
+    x: jax.Array,
+    cell: Callable[[jax.Array, str], jax.Array],
+    *,
+    channels: int,
+    cells: int,
+    num_classes: int,
+    dtype: DTypeLike,
+    train: bool,
 ) -> jax.Array:
     """Runs a whole network around its cells; to be called in the compact method of a Linen module.
 
     Args:
       x: normalised images [B, H, W, any number of channels], H and W divisible by 4.
-      cell: applies one cell; the names are ``cell_<stage>_<n>``.
+      cell: ``(x, name)`` to the output of the cell of that name, of the shape of x; names are
+        ``cell_<stage>_<n>``.
       channels: C, the width of the first stage.
       cells: N, the number of cells in a stage.
       num_classes: number of logits.
-      dtype: compute type; parameters, BatchNorm statistics and logits stay float32.
+      dtype: compute type; parameters and BatchNorm statistics stay float32.
       train: batch statistics if True, running statistics if not.
 
     Returns:
-      float32 logits [B, num_classes].
+      Logits [B, num_classes], float32 at least.
+
+    Raises:
+      UsageError: on ``dataset``, if x is not a batch of images of such a size.
     """
+    if x.ndim != 4 or x.shape[1] % 4 or x.shape[2] % 4:
+        raise UsageError(
+            "dataset", f"wants image batches [B, H, W, channels], H and W divisible by 4, got {list(x.shape)}"
+        )
     x = ReluConvNorm(channels, 3, relu=False, dtype=dtype, name="stem")(x.astype(dtype), train)
     for stage in range(3):
         if stage:
             x = ResidualBlock(channels * 2**stage, dtype, name=f"reduce_{stage}")(x, train)
         for n in range(cells):
-            x = cell(x, name=f"cell_{stage}_{n}")
+            x = cell(x, f"cell_{stage}_{n}")
     x = nn.relu(batch_norm(True, dtype, "last_norm")(x, use_running_average=not train))
     return Classifier(num_classes, name="classifier")(x)

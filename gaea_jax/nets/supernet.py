@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from gaea_jax.nets.ops import Node, nas_bench_201_operation
 from gaea_jax.nets.skeleton import skeleton
+from gaea_jax.spaces.base import check_tables
 from gaea_jax.spaces.nas_bench_201 import EDGES, NASBench201
 
 
@@ -34,14 +35,18 @@ def supernet(space: Any, *, channels: int, cells: int, num_classes: int, dtype: 
       channels: C, the width of the first stage.
       cells: number of cells (for NAS-Bench-201 the number in each of the three stages).
       num_classes: number of logits.
-      dtype: compute type; parameters, BatchNorm statistics, mixture and logits are float32 whatever it is.
+      dtype: compute type, to which a cell rounds the mixture; parameters and BatchNorm statistics are float32
+        whatever it is.
 
     Returns:
-      A Linen module with ``apply(variables, x, mixture, train=...)``: x [B, H, W, channels of the image], normalised,
-      and a `Mixture` to float32 logits [B, num_classes]. Collections: ``params`` and ``batch_stats``.
+      A Linen module with ``apply(variables, x, mixture, train=...)``: normalised images x [B, H, W, channels of
+      the image], H and W divisible by 4, and a `Mixture` to logits [B, num_classes], float32 at least.
+      Collections: ``params`` and ``batch_stats``.
 
     Raises:
       TypeError: there is no supernet for this kind of space.
+      UsageError: from ``apply``, on ``mixture`` for tables that are not those of the space, and on ``dataset``
+        for images of another shape.
     """
     raise TypeError(f"no supernet for a space of type {type(space).__name__}")
 
@@ -103,7 +108,8 @@ class NASBench201Supernet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mixture: Mixture, train: bool) -> jax.Array:
-        """Images [B, H, W, channels of the image] to float32 logits [B, num_classes]."""
+        """Images [B, H, W, channels of the image] to logits [B, num_classes]."""
+        check_tables(self.space.choices, mixture.weights, "mixture")
 
         def cell(x: jax.Array, name: str) -> jax.Array:
             return MixedCell(self.space, self.dtype, name=name)(x, mixture.weights["cell"], train)

@@ -1,12 +1,13 @@
 """Drives a run from its first step to its last: reports, checkpoints, resume, signals, divergence."""
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
+import jax.numpy as jnp
 
 from gaea_jax.checkpoint import Checkpoints
 from gaea_jax.metrics import progress
@@ -35,7 +36,7 @@ class Interrupted(Exception):
 
 
 class DivergedError(ArithmeticError):
-    """Loss or gradient is not finite; the message names the steps and the last good checkpoint."""
+    """Loss, gradient or state is not finite; the message names the steps and the last good checkpoint."""
 
 
 class Run(NamedTuple):
@@ -50,6 +51,19 @@ class Run(NamedTuple):
     state: Any
     records: list[Record]
     wall_s: float
+
+
+@flax.struct.dataclass
+class _Tallied:
+    """A state, and the sums of its metrics since the last report: no report shows where a run was cut."""
+
+    state: Any
+    sums: dict[str, jax.Array]
+    count: jax.Array
+
+    @property
+    def step(self) -> jax.Array:
+        return self.state.step
 
 
 def drive(
@@ -89,57 +103,73 @@ def drive(
 
     Raises:
       Interrupted: SIGINT or SIGTERM arrived; the state was saved.
-      DivergedError: loss or gradient is not finite.
+      DivergedError: loss, gradient or state is not finite; that state was not saved.
       CheckpointError: the run cannot be resumed.
     """
     step, sharding = data_parallel(step, devices if devices is not None else jax.local_devices())
-    state, source = jax.device_put((state, source), sharding)
+    source = jax.device_put(source, sharding)
+    tallied = jax.device_put(_with_tally(step, state, source), sharding)
+
+    def advance(tallied: _Tallied, batch: Any) -> tuple[_Tallied, dict[str, jax.Array]]:
+        first = tallied.step % report_every == 0
+        state, metrics = step(tallied.state, batch)
+        sums = {name: jnp.where(first, value, tallied.sums[name] + value) for name, value in metrics.items()}
+        return _Tallied(state, sums, jnp.where(first, 1, tallied.count + 1)), metrics
+
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(folder.checkpoints()) if folder else None
         records: list[Record] = []
+        before = 0.0
         if folder and checkpoints and resume:
             if checkpoints.steps():
-                _, state = checkpoints.restore(state)
-            folder.log.rewind(int(state.step))
+                _, (tallied, before) = checkpoints.restore((tallied, before))
+            folder.log.rewind(int(tallied.step))
             records = folder.records()
-        done = int(state.step)
-        before = records[-1]["wall_s"] if records else 0.0
+        done = int(tallied.step)
         start = time.monotonic()
         stop = stack.enter_context(stop_on_signal())
         shown = stack.enter_context(progress(until, done, description))
-        pulse, since = 1, done
-        sums: dict[str, float] = {}
+        pulse = 1
         while done < until:
             target = min(done + pulse, until, (done // report_every + 1) * report_every)
             began = time.monotonic()
-            state, metrics = run(step, state, source, target, loop=loop)
-            means = {name: float(value) for name, value in metrics.items()}
-            pulse = max(1, round((target - done) * PULSE_S / (time.monotonic() - began)))
-            if not all(math.isfinite(value) for value in means.values()):
+            tallied, _ = run(advance, tallied, source, target, loop=loop)
+            if not _finite(tallied):
                 raise DivergedError(_diverged(done, target, checkpoints))
-            sums = {name: sums.get(name, 0.0) + value * (target - done) for name, value in means.items()}
-            done = target
+            pulse = max(1, round((target - done) * PULSE_S / (time.monotonic() - began)))
+            done, wall_s = target, before + time.monotonic() - start
             if done == until or done % report_every == 0:
-                record, text = report(state, {name: value / (done - since) for name, value in sums.items()})
-                seconds = time.monotonic() - start
-                record = {"step": done, **record, "wall_s": before + seconds}
+                means = {name: float(total / tallied.count) for name, total in tallied.sums.items()}
+                record, text = report(tallied.state, means)
+                record = {"step": done, **record, "wall_s": wall_s}
                 if folder and checkpoints:
                     folder.log.append(record)
-                    checkpoints.save(done, state)
+                    checkpoints.save(done, (tallied, wall_s))
                 records.append(record)
                 shown.update(done, text)
                 if on_report:
                     on_report(record)
-                since, sums = done, {}
             if stop.requested and done < until:
                 if checkpoints and done not in checkpoints.steps():
-                    checkpoints.save(done, state)
+                    checkpoints.save(done, (tallied, wall_s))
                 raise Interrupted(done, stop.signal)
-    return Run(state, records, before + time.monotonic() - start)
+    return Run(tallied.state, records, before + time.monotonic() - start)
+
+
+def _with_tally(step: Step, state: Any, source: Any) -> _Tallied:
+    metrics = jax.eval_shape(lambda state: step(state, source(state.step))[1], state)
+    sums = {name: jnp.zeros(value.shape, value.dtype) for name, value in metrics.items()}
+    return _Tallied(state, sums, jnp.zeros((), jnp.int32))
+
+
+@jax.jit
+def _finite(tree: Any) -> jax.Array:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
 
 
 def _diverged(done: int, target: int, checkpoints: Checkpoints | None) -> str:
     steps = checkpoints.steps() if checkpoints else []
     where = f"step {target}" if target == done + 1 else f"steps {done + 1} to {target}"
     kept = f"the last good checkpoint is that of step {steps[-1]}" if steps else "there is no checkpoint"
-    return f"loss or gradient is not finite at {where}; {kept}; try a smaller learning rate"
+    return f"loss, gradient or state is not finite at {where}; {kept}; try a smaller learning rate"

@@ -52,14 +52,19 @@ def run(
         return _scan(step, state, source, until - start)
     totals = None
     for i in range(start, until):
-        state, totals = _advance(step, state, totals, source(i))
+        state, metrics = _advance(step, state, source(i))
+        totals = metrics if totals is None else _add(totals, metrics)
     return state, jax.tree.map(lambda total: total / (until - start), totals)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
-def _advance(step: Step, state: Any, totals: Any, batch: Any) -> tuple[Any, Any]:
-    state, metrics = step(state, batch)
-    return state, metrics if totals is None else jax.tree.map(jnp.add, totals, metrics)
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _advance(step: Step, state: Any, batch: Any) -> tuple[Any, Any]:
+    return step(state, batch)
+
+
+@jax.jit
+def _add(totals: Any, metrics: Any) -> Any:
+    return jax.tree.map(jnp.add, totals, metrics)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -98,4 +103,5 @@ def data_parallel(step: Step, devices: Sequence[jax.Device]) -> tuple[Step, Name
         state, metrics = step(state, jax.lax.with_sharding_constraint(batch, split))
         return jax.lax.with_sharding_constraint(state, replicated), metrics
 
-    return sharded, replicated
+    # Compiled as a whole, so that it is traced once, for the shapes of its metrics and for the loop alike.
+    return jax.jit(sharded), replicated

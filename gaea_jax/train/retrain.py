@@ -107,7 +107,7 @@ class RetrainResult(NamedTuple):
 
     Attributes:
       genotype: the cell.
-      config: the configuration, with what came from the preset filled in.
+      config: the configuration, with the genotype as text and what came from the preset filled in.
       steps: number of steps made.
       test_accuracy: percent of the test images.
       size: parameters and multiply-adds.
@@ -150,7 +150,9 @@ def retrain(
 
     Args:
       config: what, how and where.
-      on_report: called with every report (see the keys in ``metrics.jsonl``).
+      on_report: called with every report, which is also a line of ``metrics.jsonl``: ``step``, ``epoch``, means since
+        the last report of ``loss`` (nats), ``accuracy`` (percent of training images) and ``gradient_norm``, and
+        ``wall_s``.
       devices: spread each batch over these; all local ones by default.
 
     Returns:
@@ -166,6 +168,8 @@ def retrain(
     check_run(config, recipe.batch_size, len(devices), positive=("channels", "cells", "learning_rate"))
     space = get_space(config.space)
     genotype = space.parse(_genotype_text(config.genotype))
+    # The cell itself, not the file it came from: that may have changed when the run is resumed.
+    config = dataclasses.replace(config, genotype=str(genotype))
     dataset = load_data(config)
     length = run_length(config, len(dataset.train.labels), recipe.batch_size)
 
@@ -273,7 +277,8 @@ def _genotype_text(text: str) -> str:
         result = json.loads(content)
     except ValueError:
         return content
-    return result["genotype"] if isinstance(result, dict) and "genotype" in result else content
+    found = result.get("genotype") if isinstance(result, dict) else None
+    return found if isinstance(found, str) else content
 
 
 def _create(
@@ -297,7 +302,7 @@ def _make_step(net: nn.Module, tx: optax.GradientTransformationExtraArgs) -> Ste
         (loss, (collections, correct)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "accuracy": correct, "gradient_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, "accuracy": correct, "gradient_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, collections, opt_state, state.key), metrics
 
     return step

@@ -34,6 +34,7 @@ from gaea_jax.train.step import make_search_step
 from gaea_jax.versions import versions
 
 DEFAULT_EPOCHS = 25
+CLAMPS = ("shift-invariant", "release")
 _POSITIVE = (
     "channels",
     "cells",
@@ -140,7 +141,10 @@ def search(
 
     Args:
       config: what, how and where.
-      on_report: called with every report (see the keys in ``metrics.jsonl``).
+      on_report: called with every report, which is also a line of ``metrics.jsonl``: ``step``, ``epoch``, means since
+        the last report of ``loss`` (nats), ``accuracy`` (percent) and ``gradient_norm`` (see `make_search_step`),
+        ``entropy`` (mean over the rows of each choice, nats), ``skip_share`` (of the derived operations, 0 to 1),
+        ``mixture`` (weights of each choice), ``genotype``, ``wall_s`` and, with a table, ``table`` (`Table.summary`).
       devices: spread each batch over these; all local ones by default.
 
     Returns:
@@ -226,8 +230,11 @@ def _method(config: SearchConfig) -> Method:
         "clamp": config.clamp,
     }
     options = {name: value for name, value in options.items() if value is not None}
-    if "clamp" in options and "clamp" not in inspect.signature(factory).parameters:
-        raise UsageError("clamp", f"does not apply to the method {config.method}")
+    if "clamp" in options:
+        if config.clamp not in CLAMPS:
+            raise UsageError("clamp", f"{config.clamp!r} is unknown; known are {', '.join(CLAMPS)}")
+        if "clamp" not in inspect.signature(factory).parameters:
+            raise UsageError("clamp", f"does not apply to the method {config.method}")
     return factory(**options)
 
 
@@ -249,7 +256,7 @@ def _report(
         **means,
         "entropy": {name: float(value) for name, value in entropy.items()},
         "skip_share": float(skip_share),
-        "mixture": jax.device_get(weights),
+        "mixture": {name: table.tolist() for name, table in weights.items()},
         "genotype": str(genotype),
     }
     nats = sum(record["entropy"].values()) / len(record["entropy"])

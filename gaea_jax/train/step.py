@@ -119,7 +119,7 @@ def make_search_step(
         return finish(apply(state, grads, collections, "weights"), grads, metrics)
 
     def finish(state: SearchState, grads: Any, metrics: Metrics) -> tuple[SearchState, Metrics]:
-        metrics["gradient_norm"] = optax.global_norm(grads["weights"])
+        metrics["gradient_norm"] = optax.tree.norm(grads["weights"])
         return dataclasses.replace(state, step=state.step + 1), metrics
 
     return joint if order == "joint" else alternating

@@ -30,9 +30,7 @@ def windows(image):
 
 
 def test_augmented_images_are_shifted_windows_each_equally_often(images):
-    out = np.asarray(
-        jax.jit(augment, static_argnums=2)(jax.random.key(0), images, Augmentation(flip=True, pad=PAD))
-    )
+    out = np.asarray(jax.jit(augment, static_argnums=2)(jax.random.key(0), images, Augmentation(flip=True, pad=PAD)))
     assert out.dtype == np.uint8
     counts = {place: int((out == crop).all((1, 2, 3)).sum()) for place, crop in windows(images[0]).items()}
     assert sum(counts.values()) == BATCH

@@ -49,9 +49,7 @@ def write_tfds(folder, splits, name="tiny", image=None, label=None, file_format=
             writer.write(example.SerializeToString())
         writer.close()
         infos.append(
-            tfds.core.SplitInfo(
-                name=split, shard_lengths=[len(images)], num_bytes=1, filename_template=template
-            )
+            tfds.core.SplitInfo(name=split, shard_lengths=[len(images)], num_bytes=1, filename_template=template)
         )
     info.set_splits(tfds.core.splits.SplitDict(infos))
     info.write_to_directory(home)
@@ -154,9 +152,7 @@ def test_not_prepared(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", refuse)
     absent = tmp_path / "absent"
-    with pytest.raises(
-        UsageError, match=r"data_dir: there is no prepared copy at .*; make one with"
-    ) as error:
+    with pytest.raises(UsageError, match=r"data_dir: there is no prepared copy at .*; make one with") as error:
         load_dataset("cifar100", absent)
     assert f"`tfds build cifar100 --file_format=array_record --data_dir={absent}`" in error.value.sentence
     assert not absent.exists()

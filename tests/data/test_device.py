@@ -84,9 +84,7 @@ def test_streams_steps_and_keys_differ_and_calls_repeat(dataset, source):
         assert not np.array_equal(images, other)
     # At step 0 both streams are at the head of an order: only their keys tell them apart.
     assert not np.array_equal(source(0)["weights"][0], source(0)["arch"][0])
-    chex.assert_trees_all_equal(
-        other_key(4), search_source(dataset, jax.random.key(1), BATCH, "alternating")(4)
-    )
+    chex.assert_trees_all_equal(other_key(4), search_source(dataset, jax.random.key(1), BATCH, "alternating")(4))
 
 
 def test_augmentation_differs_between_epochs(split):

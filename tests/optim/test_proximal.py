@@ -79,7 +79,9 @@ def test_proximal_gradient_solves_a_lasso():
 
 
 def test_the_step_size_schedule_is_read_at_the_count():
-    solver = optim.proximal(optax.sgd(0.0), optim.nonnegative_l1(1.0), step_size=lambda count: 0.25 * (count + 1))
+    solver = optim.proximal(
+        optax.sgd(0.0), optim.nonnegative_l1(1.0), step_size=lambda count: 0.25 * (count + 1).astype(jnp.float32)
+    )
     params, state = jnp.array([2.0]), None
     state = solver.init(params)
     seen = []
