@@ -102,9 +102,7 @@ def run(config: Config) -> dict[str, Any]:
 
 def _build(config: Config) -> tuple[SearchState, Any, Any]:
     space, method = get_space(config.space), gaea()
-    net = supernet(
-        space, channels=config.channels, cells=config.cells, num_classes=10, dtype=DTYPES[config.dtype]
-    )
+    net = supernet(space, channels=config.channels, cells=config.cells, num_classes=10, dtype=DTYPES[config.dtype])
     tx = search_optimizer(weights=sgd(0.025, momentum=0.9, weight_decay=3e-4, clip_norm=5.0), arch=method.optimizer)
     step = make_search_step(net, space, method, tx, order=config.order)
     shape = (config.image, config.image, 3)

@@ -85,7 +85,7 @@ def drive(
 
     Args:
       step: ``step(state, batch) -> (state, metrics)``, pure.
-      state: the state before the first step; donated.
+      state: the state before the first step.
       source: ``source(i) -> batch``, a pytree.
       until: number of steps to have completed at the end.
       report: ``report(state, metrics) -> (record, text)``: adds to the mean metrics since the last report what is worth
@@ -108,7 +108,8 @@ def drive(
     """
     step, sharding = data_parallel(step, devices if devices is not None else jax.local_devices())
     source = jax.device_put(source, sharding)
-    tallied = jax.device_put(_with_tally(step, state, source), sharding)
+    # A copy, because the loop donates it: the source may hold the same key, and the caller may want the state again.
+    tallied = jax.device_put(_with_tally(step, state, source), sharding, may_alias=False)
 
     def advance(tallied: _Tallied, batch: Any) -> tuple[_Tallied, dict[str, jax.Array]]:
         first = tallied.step % report_every == 0

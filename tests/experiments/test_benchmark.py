@@ -1,0 +1,63 @@
+"""The benchmark script, run as a user runs it, on a problem of a second."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from experiments.suites import convergence
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def benchmark(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.benchmark", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_convergence_writes_numbers_and_a_picture(tmp_path):
+    flags = ("--ks", 4, 8, "--seeds", 3, "--epsilon", 0.05, "--noise", 0.3)
+    done = benchmark(
+        "convergence", *flags, "--json", tmp_path / "new" / "result.json", "--plot", tmp_path / "curves.png"
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "new" / "result.json").read_text())
+    assert result["config"]["ks"] == [4, 8]
+    assert len(result["curves"]) == 4
+    for curve in result["curves"].values():
+        assert all(n > 0 for n in curve["iterations"]) and len(curve["step"]) == 2
+    assert result["command"].startswith("python -m experiments.benchmark convergence --ks 4 8")
+    assert result["conclusion"] == done.stdout.splitlines()[-1]
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (("--ks", 1), "error: --ks: a simplex needs at least 2 options, got 1."),
+        (("--ks", 2, "--epsilon", 0.5), "error: --epsilon: the uniform start is already below 0.5; ask for less."),
+    ],
+)
+def test_wrong_flags_end_with_status_2_and_one_line(flags, line):
+    done = benchmark("convergence", *flags)
+    assert done.returncode == 2
+    assert done.stderr.strip() == line
+
+
+def test_a_spent_budget_is_null_and_not_a_number():
+    config = convergence.Config(ks=(4, 8), seeds=2, budget=4)
+    result = convergence.run(config)
+    assert all(n is None for curve in result["curves"].values() for n in curve["iterations"])
+    assert result["conclusion"].startswith("Too few runs")
+
+
+def test_without_noise_the_best_step_of_both_methods_needs_few_iterations():
+    result = convergence.run(convergence.Config(ks=(4,), seeds=1, noise=0.0))
+    for name in ("exponentiated gradient, tuned", "projected gradient, tuned"):
+        assert result["curves"][name]["iterations"][0] <= 3

@@ -1,0 +1,90 @@
+"""A small search that compiles in a moment, and a cache, so that equal programs of a test run are compiled once."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from jax.experimental.compilation_cache import compilation_cache
+
+from gaea_jax.data import Dataset, Split
+from gaea_jax.data.augment import Augmentation
+from gaea_jax.methods import Method, gaea
+from gaea_jax.nets import Mixture
+from gaea_jax.optim import search_optimizer
+from gaea_jax.spaces import get_space
+from gaea_jax.train import SearchState, make_search_step
+
+SPACE = get_space("nas_bench_201_nozero")
+CLASSES = 3
+IMAGE = (4, 4, 1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every search and training makes a step of its own; those that are the same program share its binary."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+
+
+class TinyNet(nn.Module):
+    """Two linear layers and a BatchNorm between; the mixture scales the hidden units, one for each operation."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mixture: Mixture, train: bool) -> jax.Array:
+        weights = mixture.weights["cell"].reshape(-1)
+        hidden = nn.Dense(weights.size)(x.reshape(len(x), -1))
+        hidden = nn.BatchNorm(momentum=0.9, use_running_average=not train)(hidden)
+        return nn.Dense(CLASSES)(jnp.tanh(hidden) * weights)
+
+
+class Tiny(NamedTuple):
+    """All that goes into a step of a search on the tiny net; weights by plain SGD at 0.5, arch by EG at 0.1."""
+
+    net: nn.Module = TinyNet()
+    method: Method = gaea(0.1)
+    weights: optax.GradientTransformation = optax.sgd(0.5)
+
+    @property
+    def tx(self):
+        return search_optimizer(weights=self.weights, arch=self.method.optimizer)
+
+    def step(self, **options):
+        return make_search_step(self.net, SPACE, self.method, self.tx, **options)
+
+    def state(self, seed: int = 0) -> SearchState:
+        """A state whose architecture is not uniform, so that no gradient is symmetric."""
+        state = SearchState.create(self.net, SPACE, self.method, self.tx, IMAGE, jax.random.key(seed))
+        arch = {"cell": jax.nn.softmax(jax.random.normal(jax.random.key(7), (6, 4)))}
+        return state.replace(params={**state.params, "arch": arch})
+
+
+@pytest.fixture
+def tiny() -> Tiny:
+    return Tiny()
+
+
+@pytest.fixture(scope="session")
+def batch() -> dict[str, tuple[jax.Array, jax.Array]]:
+    """Two different batches of 8."""
+    keys = jax.random.split(jax.random.key(3), 2)
+    x, y = (jax.random.normal(key, (8, *IMAGE)) for key in keys)
+    labels = jnp.arange(8) % CLASSES
+    return {"weights": (x, labels), "arch": (y, labels[::-1])}
+
+
+@pytest.fixture(scope="session")
+def dataset() -> Dataset:
+    """40 random images of three classes."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, *IMAGE), np.uint8)
+    split = Split(images, rng.integers(0, CLASSES, 40).astype(np.int32))
+    return Dataset("noise", split, split, CLASSES, (0.5,), (0.3,), Augmentation(flip=True, pad=1))

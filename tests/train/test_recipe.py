@@ -1,0 +1,66 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gaea_jax.train.recipe import cosine, sgd
+
+
+@pytest.mark.parametrize(
+    ("peak", "floor", "epochs", "values"),
+    [
+        (0.1, 0.0, 50, {0: 0.1, 24: 0.05314, 25: 0.05, 49: 9.9e-5}),
+        (0.025, 0.001, 50, {0: 0.025, 12: 0.021748, 24: 0.013753, 49: 0.001024}),
+        (0.025, 0.001, 25, {0: 0.025, 12: 0.013753, 24: 0.001095}),
+        (0.1, 0.0, 200, {0: 0.1, 50: 0.08535534, 100: 0.05, 199: 6.17e-6}),
+        (0.025, 0.0, 600, {0: 0.025, 300: 0.0125, 599: 1.7134691e-7}),
+    ],
+    ids=["PC-DARTS", "NAS-Bench-201, 50 epochs", "NAS-Bench-201, 25 epochs", "retraining, 200 epochs", "CIFAR-10"],
+)
+def test_cosine_has_the_values_of_the_papers_in_every_step_of_an_epoch(peak, floor, epochs, values):
+    schedule = jax.jit(cosine(peak, floor, epochs, 7))
+    for epoch, value in values.items():
+        # Close to zero, 1 + cos is a small difference of float32 numbers near one.
+        for step in (7 * epoch, 7 * epoch + 6):
+            np.testing.assert_allclose(schedule(step), value, rtol=6e-4, atol=3e-8 * peak / 0.1)
+
+
+def test_after_the_last_stair_the_cosine_stays_on_its_floor():
+    schedule = cosine(0.1, 0.01, 10, 3)
+    assert float(schedule(29)) > 0.01
+    np.testing.assert_allclose([float(schedule(step)) for step in (30, 31, 1000)], 0.01, rtol=1e-6)
+
+
+def released_sgd(params, grads, rates, momentum, weight_decay, nesterov, clip_norm):
+    """SGD of PyTorch after its clip_grad_norm_, one parameter a list entry, in float64."""
+    buffers = None
+    for gradient, rate in zip(grads, rates, strict=True):
+        norm = np.sqrt(sum((g**2).sum() for g in gradient))
+        factor = min(1.0, clip_norm / (norm + 1e-6)) if clip_norm else 1.0
+        decayed = [factor * g + weight_decay * p for g, p in zip(gradient, params, strict=True)]
+        buffers = decayed if buffers is None else [momentum * b + g for b, g in zip(buffers, decayed, strict=True)]
+        move = [g + momentum * b if nesterov else b for g, b in zip(decayed, buffers, strict=True)]
+        params = [p - rate * m for p, m in zip(params, move, strict=True)]
+    return params
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("clip_norm", [None, 5.0])
+def test_sgd_is_that_of_the_papers_code(nesterov, clip_norm):
+    rng = np.random.default_rng(0)
+    start = [rng.normal(size=(3, 2)), rng.normal(size=4)]
+    # Norms on both sides of the clip.
+    grads = [[size * rng.normal(size=p.shape) for p in start] for size in (0.1, 10.0, 1.0, 30.0, 0.5)]
+    schedule = cosine(0.1, 0.0, 5)
+    rates = [0.05 * (1 + np.cos(np.pi * i / 5)) for i in range(5)]
+    expected = released_sgd(start, grads, rates, 0.9, 0.01, nesterov, clip_norm)
+
+    tx = sgd(schedule, momentum=0.9, weight_decay=0.01, nesterov=nesterov, clip_norm=clip_norm)
+    params = [jnp.asarray(p, jnp.float32) for p in start]
+    state = tx.init(params)
+    for gradient in grads:
+        updates, state = tx.update([jnp.asarray(g, jnp.float32) for g in gradient], state, params)
+        params = optax.apply_updates(params, updates)
+    chex.assert_trees_all_close(params, [p.astype(np.float32) for p in expected], rtol=2e-5, atol=1e-6)

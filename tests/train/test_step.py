@@ -1,0 +1,186 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from gaea_jax.errors import UsageError
+from gaea_jax.methods import darts, gaea
+from gaea_jax.nets import Mixture
+from gaea_jax.optim import search_optimizer
+from gaea_jax.spaces import get_space
+from gaea_jax.train import SearchState, accuracy, cross_entropy, make_search_step
+from gaea_jax.train.recipe import sgd
+
+ORDERS = ("joint", "alternating")
+
+
+def loss(net, params, collections, batch):
+    """The loss and the new collections, spelt out."""
+    x, y = batch
+    variables = {"params": params["weights"], **collections}
+    logits, collections = net.apply(variables, x, Mixture(params["arch"]), train=True, mutable=["batch_stats"])
+    return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(y)), y]), collections
+
+
+def gradient(tiny, state, batch):
+    return jax.grad(lambda params: loss(tiny.net, params, state.collections, batch), has_aux=True)(state.params)
+
+
+def exponentiated(arch, grad, rate=0.1):
+    product = np.asarray(arch, np.float64) * np.exp(-rate * np.asarray(grad, np.float64))
+    return product / product.sum(axis=-1, keepdims=True)
+
+
+def descended(weights, grads, rate=0.5):
+    return jax.tree.map(lambda w, g: w - rate * g, weights, grads)
+
+
+def test_joint_takes_both_gradients_at_one_point_and_batch(tiny, batch):
+    state = tiny.state()
+    grads, collections = gradient(tiny, state, batch["weights"])
+    moved, metrics = jax.jit(tiny.step(order="joint"))(state, {"weights": batch["weights"]})
+    np.testing.assert_allclose(
+        moved.params["arch"]["cell"], exponentiated(state.params["arch"]["cell"], grads["arch"]["cell"]), rtol=1e-5
+    )
+    chex.assert_trees_all_close(moved.params["weights"], descended(state.params["weights"], grads["weights"]), rtol=1e-5)
+    chex.assert_trees_all_close(moved.collections, collections, rtol=1e-5)
+    assert int(moved.step) == 1
+    assert jnp.array_equal(moved.key, state.key)
+    np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(grads["weights"]), rtol=1e-5)
+
+
+def test_alternating_moves_the_architecture_first_and_the_weights_see_it(tiny, batch):
+    state = tiny.state()
+    grads, collections = gradient(tiny, state, batch["arch"])
+    arch = {"cell": exponentiated(state.params["arch"]["cell"], grads["arch"]["cell"]).astype(np.float32)}
+    halfway = state.replace(params={**state.params, "arch": arch}, collections=collections)
+    grads, collections = gradient(tiny, halfway, batch["weights"])
+    moved, metrics = jax.jit(tiny.step(order="alternating"))(state, batch)
+    chex.assert_trees_all_close(moved.params["arch"], arch, rtol=1e-5)
+    chex.assert_trees_all_close(moved.params["weights"], descended(state.params["weights"], grads["weights"]), rtol=1e-5)
+    chex.assert_trees_all_close(moved.collections, collections, rtol=1e-5)
+    expected, _ = loss(tiny.net, halfway.params, halfway.collections, batch["weights"])
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+def test_on_one_batch_the_two_orders_move_the_architecture_alike(tiny, batch):
+    state, one = tiny.state(), {"weights": batch["weights"], "arch": batch["weights"]}
+    joint, _ = jax.jit(tiny.step(order="joint"))(state, one)
+    alternating, _ = jax.jit(tiny.step(order="alternating"))(state, one)
+    chex.assert_trees_all_close(joint.params["arch"], alternating.params["arch"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("still", ["weights", "arch"])
+def test_a_block_whose_optimiser_stands_still_is_not_moved_by_the_other(tiny, batch, order, still):
+    inner = {"weights": tiny.weights, "arch": tiny.method.optimizer} | {still: optax.set_to_zero()}
+    tx = search_optimizer(**inner)
+    step = jax.jit(make_search_step(tiny.net, get_space("nas_bench_201_nozero"), tiny.method, tx, order=order))
+    before = tiny.state()
+    before = before.replace(opt_state=tx.init(before.params))
+    after, _ = step(before, batch)
+    chex.assert_trees_all_equal(after.params[still], before.params[still])
+    (other,) = {"weights", "arch"} - {still}
+    for new, old in zip(*map(jax.tree.leaves, (after.params[other], before.params[other])), strict=True):
+        assert not jnp.array_equal(new, old)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("method", [gaea(0.1), darts(0.1)], ids=["gaea", "darts"])
+def test_in_the_warm_up_only_the_weights_move(tiny, batch, order, method):
+    tiny = tiny._replace(method=method)
+    step = jax.jit(tiny.step(order=order, warmup_steps=2))
+    # The weights as usual: one pass a step, over their own batch, under an architecture that stands still.
+    frozen = tiny._replace(method=method._replace(optimizer=optax.set_to_zero()))
+    usual, reference = jax.jit(frozen.step(order="joint")), frozen.state()
+    start = state = tiny.state()
+    for _ in range(2):
+        state, _ = step(state, batch)
+        reference, _ = usual(reference, batch)
+    chex.assert_trees_all_equal(state.params["arch"], start.params["arch"])
+    chex.assert_trees_all_equal(state.opt_state.arch, start.opt_state.arch)
+    chex.assert_trees_all_close(state.params["weights"], reference.params["weights"], rtol=1e-5)
+    chex.assert_trees_all_close(state.collections, reference.collections, rtol=1e-5)
+    state, _ = step(state, batch)
+    assert not jnp.array_equal(state.params["arch"]["cell"], start.params["arch"]["cell"])
+    assert int(optax.tree.get(state.opt_state.arch, "count")) == 1
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_regulariser_enters_the_gradient_of_the_architecture_only(tiny, batch, order):
+    batch = {"weights": batch["weights"], "arch": batch["weights"]}
+    state = tiny.state()
+    grads, _ = gradient(tiny, state, batch["weights"])
+    divergence = 2.0 * (np.log(4 * np.asarray(state.params["arch"]["cell"])) + 1)
+    plain, metrics = jax.jit(tiny.step(order="joint"))(state, batch)
+    moved, regularised = jax.jit(tiny._replace(method=gaea(0.1, entropy_weight=2.0)).step(order=order))(state, batch)
+    expected = exponentiated(state.params["arch"]["cell"], grads["arch"]["cell"] + divergence)
+    np.testing.assert_allclose(moved.params["arch"]["cell"], expected, rtol=1e-5)
+    if order == "joint":
+        chex.assert_trees_all_close(moved.params["weights"], plain.params["weights"], rtol=1e-6)
+        chex.assert_trees_all_close(regularised, metrics, rtol=1e-6)
+
+
+def test_the_clip_of_the_weights_does_not_see_the_gradient_of_the_architecture(tiny, batch):
+    clipped = sgd(0.5, momentum=0.0, weight_decay=0.0, clip_norm=1e-2)
+    tiny = tiny._replace(weights=clipped)
+    state = tiny.state()
+    grads, _ = gradient(tiny, state, batch["weights"])
+    assert optax.tree.norm(grads["weights"]) > 1e-2
+    huge = tiny._replace(method=gaea(0.1, entropy_weight=1e6))
+    moved, _ = jax.jit(huge.step(order="joint"))(state, batch)
+    change = optax.tree.sub(moved.params["weights"], state.params["weights"])
+    np.testing.assert_allclose(optax.tree.norm(change), 0.5 * 1e-2, rtol=1e-3)
+
+
+def test_a_gradient_that_is_not_used_is_not_computed(tiny, batch):
+    def products(order):
+        return str(jax.make_jaxpr(tiny.step(order=order))(tiny.state(), batch)).count(" dot_general[")
+
+    # Two layers: two products forward; backward one for each kernel, and one to get past the second layer.
+    forward, kernels, through = 2, 2, 1
+    assert products("joint") == forward + kernels + through
+    assert products("alternating") == (forward + through) + (forward + kernels + through)
+
+
+def test_a_net_without_other_collections_and_with_another_loss(batch):
+    class Linear(nn.Module):
+        @nn.compact
+        def __call__(self, x, mixture, train):
+            return nn.Dense(3)(x.reshape(len(x), -1)) * mixture.weights["cell"].max()
+
+    space, method = get_space("nas_bench_201"), gaea()
+    tx = search_optimizer(weights=optax.sgd(0.1), arch=method.optimizer)
+    state = SearchState.create(Linear(), space, method, tx, (4, 4, 1), jax.random.key(0))
+    assert state.collections == {}
+    chex.assert_trees_all_equal(state.params["arch"]["cell"], jnp.full((6, 5), jnp.float32(0.2)))
+    step = make_search_step(Linear(), space, method, tx, loss=lambda logits, labels: jnp.float32(3.0) + logits.sum())
+    moved, metrics = jax.jit(step)(state, batch)
+    x, _ = batch["weights"]
+    logits = Linear().apply({"params": state.params["weights"]}, x, method.mixture(space, state.params["arch"]), True)
+    np.testing.assert_allclose(metrics["loss"], 3 + logits.sum(), rtol=1e-4)
+    assert moved.collections == {}
+
+
+def test_metrics_are_float32_scalars(tiny, batch):
+    _, metrics = jax.eval_shape(tiny.step(order="alternating"), tiny.state(), batch)
+    assert set(metrics) == {"loss", "accuracy", "gradient_norm"}
+    for value in metrics.values():
+        chex.assert_shape(value, ())
+        assert value.dtype == jnp.float32
+
+
+def test_loss_in_nats_and_accuracy_in_percent():
+    logits, labels = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]])), jnp.array([0, 2])
+    np.testing.assert_allclose(cross_entropy(logits, labels), -(np.log(0.5) + np.log(0.1)) / 2, rtol=1e-6)
+    assert float(accuracy(logits, labels)) == 50.0
+
+
+@pytest.mark.parametrize(("argument", "value"), [("objective", "trilevel"), ("order", "random")])
+def test_unknown_names_are_refused(tiny, argument, value):
+    with pytest.raises(UsageError, match=f"'{value}' is unknown") as caught:
+        tiny.step(**{argument: value})
+    assert caught.value.argument == argument
