@@ -15,12 +15,14 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.cli import fail
-from experiments.suites import convergence
+from experiments.suites import convergence, kills, supernet
 from gaea_jax.errors import UsageError
 
 # A suite is a module with a dataclass ``Config``, ``run(config) -> dict`` (JSON) and ``plot(result, path)``.
 SUITES = {
     "convergence": convergence,
+    "kills": kills,
+    "supernet": supernet,
 }
 
 

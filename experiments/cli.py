@@ -1,9 +1,13 @@
 """What every script does around the library: flags to a configuration, errors to one line and an exit status."""
 
+import contextlib
+import io
+import pathlib
+import re
 import signal
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import tyro
 
@@ -25,7 +29,7 @@ def main(run: Callable[[Config], None], config: type[Config], description: str) 
       description: printed by ``--help``.
     """
     try:
-        run(tyro.cli(config, description=description, config=(tyro.conf.OmitSubcommandPrefixes,)))
+        run(parse(config, description))
     except UsageError as error:
         fail(2, f"--{error.argument.replace('_', '-')}: {error.sentence}")
     except DivergedError as error:
@@ -33,9 +37,43 @@ def main(run: Callable[[Config], None], config: type[Config], description: str) 
     except Interrupted as stop:
         name = signal.Signals(stop.signal).name
         fail(128 + stop.signal, f"{name} at step {stop.step}: the state is saved, continue with --resume")
+    except KeyboardInterrupt:
+        fail(128 + signal.SIGINT, "SIGINT: stopped at once, without saving")
 
 
-def fail(status: int, sentence: str) -> None:
+def parse(config: type[Config], description: str) -> Config:
+    """Makes a configuration of the flags; tyro's box around a wrong flag becomes one line.
+
+    Args:
+      config: the dataclass whose fields are the flags.
+      description: printed by ``--help``.
+
+    Returns:
+      The configuration.
+    """
+    prog = f"python -m experiments.{pathlib.Path(sys.argv[0]).stem}"
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(config, prog=prog, description=description)
+    except SystemExit as stop:
+        if stop.code:
+            fail(2, f"{_first_paragraph(said.getvalue())} (all flags: --help)")
+        raise
+
+
+def fail(status: int, sentence: str) -> NoReturn:
     """Prints one line on standard error and exits."""
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
     raise SystemExit(status)
+
+
+def _first_paragraph(box: str) -> str:
+    """What a box of tyro's says between its title and its first rule or empty line."""
+    _, *lines = re.sub(r"\x1b\[[0-9;]*m", "", box).strip().splitlines()
+    words: list[str] = []
+    for line in (line.strip("│| ") for line in lines):
+        if set(line) <= set("─-"):
+            break
+        words += line.split()
+    return " ".join(words).removeprefix("Error parsing ")

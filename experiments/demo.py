@@ -33,7 +33,7 @@ class Flags:
 def run(flags: Flags) -> None:
     """Searches, trains twice and prints both test accuracies."""
     folder = flags.out / "search"
-    found = search(dataclasses.replace(SEARCH, seed=flags.seed, out=folder, resume=folder.exists()))
+    found = search(dataclasses.replace(SEARCH, seed=flags.seed, out=folder, resume=(folder / "config.json").exists()))
     cells = {
         "derived": found.genotype,
         "random": get_space(SEARCH.space).random(np.random.default_rng(flags.seed)),
@@ -42,7 +42,7 @@ def run(flags: Flags) -> None:
     for name, genotype in cells.items():
         folder = flags.out / name
         config = dataclasses.replace(
-            RETRAIN, genotype=str(genotype), seed=flags.seed, out=folder, resume=folder.exists()
+            RETRAIN, genotype=str(genotype), seed=flags.seed, out=folder, resume=(folder / "config.json").exists()
         )
         result = retrain(config)
         print(f"  {name:>7} cell  {result.test_accuracy:.2f} %  {result.size.parameters:,} parameters  {genotype}")

@@ -17,7 +17,7 @@ class Flags(SearchConfig):
     """The flags: a `SearchConfig`, and how many seeds to run.
 
     Attributes:
-      seeds: run this many searches, of seeds from `seed` up, each in a folder of its own, and sum them up.
+      seeds: run this many searches, of seeds from `seed` up, each in a folder of its own below `out`, and sum them up.
     """
 
     seeds: int | None = None
@@ -35,15 +35,33 @@ def run(flags: Flags) -> None:
     if flags.seeds < 1:
         raise UsageError("seeds", f"must be more than 0, not {flags.seeds}")
     out = pathlib.Path(fields["out"])
+    check_folder(out, config.resume)
     results = []
     for seed in range(config.seed, config.seed + flags.seeds):
         folder = out / f"seed-{seed}"
-        resume = config.resume and folder.exists()
+        resume = (folder / "config.json").exists()
         results.append(search(dataclasses.replace(config, seed=seed, out=folder, resume=resume)))
         show(results[-1])
     summary = sum_up(results)
     (out / "result.json").write_text(json.dumps(summary, indent=2) + "\n")
-    print(json.dumps(summary["table"], indent=2))
+    for dataset, found in summary["table"].items():
+        print(f"{dataset}: test {found['mean']:.2f} ± {found['std']:.2f} % over {flags.seeds} seeds")
+
+
+def check_folder(out: pathlib.Path, resume: bool) -> None:
+    """Refuses a folder that the searches of several seeds cannot share.
+
+    Args:
+      out: the folder that is to hold a folder for each seed.
+      resume: whether it holds some of them already.
+
+    Raises:
+      UsageError: on ``out`` or ``resume``.
+    """
+    if not resume and out.is_dir() and any(out.iterdir()):
+        raise UsageError("out", f"{out} holds other files; name a new folder, or continue its runs with --resume")
+    if resume and not any(out.glob("seed-*")):
+        raise UsageError("resume", f"there are no runs of several seeds in {out}; leave out --resume to start them")
 
 
 def show(result: SearchResult) -> None:

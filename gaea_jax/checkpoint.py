@@ -176,10 +176,10 @@ class Checkpoints:
             if manifest.pop("sha256") != _json_digest(manifest) or manifest["step"] != step:
                 raise ValueError("the manifest does not match its digest, or is of another step")
         leaves = manifest["leaves"]
-        self._refuse(step, _differences(manifest["identity"], self._identity))
+        self._refuse(step, differences(manifest["identity"], self._identity))
         arrays_then = {f"leaf {name}": leaves[name]["array"] for name in leaves}
         arrays_now = {f"leaf {name}": _describe(leaf, data) for name, (leaf, data) in named.items()}
-        self._refuse(step, _differences(arrays_then, arrays_now))
+        self._refuse(step, differences(arrays_then, arrays_now))
 
         values = {}
         with self._reading(step):
@@ -221,8 +221,16 @@ class Checkpoints:
             )
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns a phrase for every name whose value differs or that only one of the two has."""
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between the identity of a run and that of a checkpoint.
+
+    Args:
+      before: JSON values by name, as they were stored.
+      now: JSON values by name, as they are.
+
+    Returns:
+      A phrase for every name whose value differs or that only one of the two has.
+    """
     phrases = []
     for name in sorted({*before, *now}):
         if name not in before:

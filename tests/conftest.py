@@ -1,9 +1,12 @@
-"""Settings that every test shares: 8 fake CPU devices, and where the measured data lies."""
+"""What tests of several rooms share: 8 fake CPU devices, the measured data, and a stand-in for its table."""
 
 import pathlib
 
 import jax
+import numpy as np
 import pytest
+
+from gaea_jax.spaces.nas_bench_201 import EDGES, OPERATIONS
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -16,3 +19,35 @@ def shared_data() -> pathlib.Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("needs ../shared/data, which is not here")
     return SHARED_DATA
+
+
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    """The arrays of a small table in which an operation adds the same to every edge, so equal counts tie."""
+    digits = np.stack(np.unravel_index(np.arange(5**6), (5,) * 6), axis=-1)
+    quality = np.array([0.0, 1.0, 2.0, 3.0, 0.5])[digits].sum(axis=1)
+    columns = {
+        f"{prefix}_{metric}_{epochs}": (low + slope * quality).astype(np.float32)
+        for prefix, low in (("c10", 10.0), ("c100", 1.0), ("in16", 0.5))
+        for metric, epochs, slope in (
+            ("valid", 200, 2.0),
+            ("test", 200, 2.5),
+            ("valid", 12, 1.0),
+            ("test", 12, 1.5),
+        )
+    }
+    return {
+        "op_names": np.array(OPERATIONS),
+        "edges": np.array([f"{node}<-{source}" for node, source in EDGES]),
+        "ops": digits.astype(np.uint8),
+        "n_seeds": np.full(5**6, 3, np.uint8),
+        **columns,
+    }
+
+
+@pytest.fixture
+def table_path(tmp_path: pathlib.Path, arrays: dict[str, np.ndarray]) -> pathlib.Path:
+    """That table in a file."""
+    path = tmp_path / "table.npz"
+    np.savez(path, allow_pickle=False, **arrays)
+    return path

@@ -110,9 +110,7 @@ def test_a_missing_file_is_named(tmp_path):
     assert caught.value.argument == "run"
 
 
-@hypothesis.given(
-    done=st.integers(0, 6), checkpoint=st.integers(-1, 7), torn=st.integers(0, len(b'{"step": 9}') - 1)
-)
+@hypothesis.given(done=st.integers(0, 6), checkpoint=st.integers(-1, 7), torn=st.integers(0, len(b'{"step": 9}') - 1))
 @hypothesis.settings(deadline=None, max_examples=30)
 def test_a_killed_run_that_rewinds_and_goes_on_leaves_the_file_of_an_unbroken_one(
     tmp_path_factory, done, checkpoint, torn

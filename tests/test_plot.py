@@ -342,7 +342,5 @@ rooms = [name for name in sys.modules if name.startswith("gaea_jax.")]
 print("matplotlib.pyplot" in sys.modules, sorted(rooms))
 """
     data = json.dumps([search_records(2), CHOICES, CELL])
-    done = subprocess.run(
-        [sys.executable, "-c", program], input=data, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], input=data, capture_output=True, text=True, check=True)
     assert done.stdout == "False ['gaea_jax.errors', 'gaea_jax.plot']\n"

@@ -20,7 +20,7 @@ tables = hnp.arrays(np.float32, (3, 5), elements=st.floats(-100, 100, width=32))
 few = settings(max_examples=25, deadline=None)
 
 
-@pytest.mark.parametrize("k", [3, 4, 5, 7, 8])
+@pytest.mark.parametrize("k", [3, 8])
 def test_uniform_has_entropy_log_k(k):
     uniform = simplex.uniform_like(jnp.zeros((2, k)))
     np.testing.assert_allclose(simplex.entropy(uniform), np.log(k), rtol=1e-6)
@@ -98,7 +98,7 @@ def test_project_passes_a_nan_on():
     assert jnp.isnan(projected[0]).any() and not jnp.isnan(projected[1]).any()
 
 
-@pytest.mark.parametrize("segments", [EDGES, SHUFFLED, np.asarray(EDGES, np.uint8), [7 * i for i in SHUFFLED]])
+@pytest.mark.parametrize("segments", [np.asarray(EDGES, np.uint8), [7 * i for i in SHUFFLED]])
 @pytest.mark.parametrize("operator", [simplex.project, simplex.softmax, simplex.normalise, simplex.entropy])
 def test_a_segment_is_treated_as_a_row_of_its_own(operator, segments):
     flat = jax.random.uniform(jax.random.key(0), (2, len(segments)))

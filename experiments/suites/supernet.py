@@ -1,7 +1,7 @@
 """Time of one search step, beside that of an external program on the same machine.
 
-Both run in turn (A B A B ...), so that a machine that is slow for a while is slow for both. The batch is random and stays
-the same: data loading is not part of the step.
+Both run in turn (A B A B ...), so that a machine that is slow for a while is slow for both. The batch is random and
+stays the same: data loading is not part of the step.
 """
 
 import dataclasses
@@ -61,9 +61,9 @@ def run(config: Config) -> dict[str, Any]:
       config: what to time.
 
     Returns:
-      ``config``; ``step_s``, a median a round, and their ``median``; ``images_per_s``; ``temporaries_mb`` of the compiled
-      step; ``compile_s``; with a yardstick also ``yardstick_s`` and ``ratio``: min, median and max over the rounds of
-      its time by ours (more than 1: ours is faster).
+      ``config``; ``step_s``, a median a round, and their ``median``; ``images_per_s``; ``temporaries_mb`` of the
+      compiled step; ``compile_s``; with a yardstick also ``yardstick_s`` and ``ratio``: min, median and max over the
+      rounds of its time by ours (more than 1: ours is faster); and ``conclusion``, one line.
 
     Raises:
       UsageError: on ``yardstick``, if the command fails or prints no such line.
@@ -72,6 +72,7 @@ def run(config: Config) -> dict[str, Any]:
     start = time.perf_counter()
     compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
     compile_s = time.perf_counter() - start
+    memory = compiled.memory_analysis()
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(config.rounds):
@@ -85,19 +86,23 @@ def run(config: Config) -> dict[str, Any]:
         if config.yardstick:
             theirs.append(_yardstick(config.yardstick))
     median = statistics.median(ours)
+    conclusion = f"{config.order}: {median:.3f} s a step, {config.batch_size / median:.0f} images/s"
     result: dict[str, Any] = {
         "config": dataclasses.asdict(config),
         "step_s": ours,
         "median": median,
         "images_per_s": config.batch_size / median,
-        "temporaries_mb": compiled.memory_analysis().temp_size_in_bytes / 1e6,
+        "temporaries_mb": memory.temp_size_in_bytes / 1e6 if memory else None,
         "compile_s": compile_s,
     }
     if theirs:
         ratios = [their / our for their, our in zip(theirs, ours, strict=True)]
         result["yardstick_s"] = theirs
-        result["ratio"] = {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}
-    return result
+        ratio = {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}
+        result["ratio"] = ratio
+        conclusion += f"; the yardstick takes {ratio['median']:.2f} times as long"
+        conclusion += f" ({ratio['min']:.2f} to {ratio['max']:.2f})"
+    return {**result, "conclusion": conclusion}
 
 
 def _build(config: Config) -> tuple[SearchState, Any, Any]:

@@ -133,7 +133,12 @@ def run_length(config: RunConfig, images: int, batch_size: int, schedule_epochs:
 
     Returns:
       The `Length`.
+
+    Raises:
+      UsageError: on ``batch_size``, if there are fewer images.
     """
+    if batch_size > images:
+        raise UsageError("batch_size", f"must be at most the number of training images, {images}, not {batch_size}")
     steps_per_epoch = -(-images // batch_size)
     until = config.steps if config.steps is not None else (config.epochs or 0) * steps_per_epoch
     if schedule_epochs or config.epochs:

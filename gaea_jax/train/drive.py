@@ -89,7 +89,7 @@ def drive(
       source: ``source(i) -> batch``, a pytree.
       until: number of steps to have completed at the end.
       report: ``report(state, metrics) -> (record, text)``: adds to the mean metrics since the last report what is worth
-        a line of ``metrics.jsonl``, and sums it up for the progress display.
+        a line of ``metrics.jsonl``, and sums it up for the progress display. May not keep the state, which is donated.
       report_every: steps between two reports, each followed by a checkpoint.
       description: what is running, for the progress display.
       folder: where to write; None writes nothing.
@@ -107,9 +107,10 @@ def drive(
       CheckpointError: the run cannot be resumed.
     """
     step, sharding = data_parallel(step, devices if devices is not None else jax.local_devices())
-    source = jax.device_put(source, sharding)
     # A copy, because the loop donates it: the source may hold the same key, and the caller may want the state again.
-    tallied = jax.device_put(_with_tally(step, state, source), sharding, may_alias=False)
+    # (`device_put` makes none where an array stays on its device.)
+    state, source = jax.device_put((jax.tree.map(jnp.copy, state), source), sharding)
+    tallied = jax.device_put(_with_tally(step, state, source), sharding)
 
     def advance(tallied: _Tallied, batch: Any) -> tuple[_Tallied, dict[str, jax.Array]]:
         first = tallied.step % report_every == 0

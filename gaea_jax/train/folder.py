@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Self
 
-from gaea_jax.checkpoint import CheckpointError, Checkpoints
+from gaea_jax.checkpoint import CheckpointError, Checkpoints, differences
 from gaea_jax.errors import UsageError
 from gaea_jax.metrics import MetricsLog, read_metrics
 
@@ -73,13 +73,7 @@ class RunFolder:
             then = json.loads((path / "config.json").read_text())["identity"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"there is no run to continue in {path}; leave out --resume to start one") from error
-        now = json.loads(json.dumps(dict(identity)))
-        changed = [
-            f"{name} was {then.get(name)}, now {now.get(name)}"
-            for name in sorted({*then, *now})
-            if then.get(name) != now.get(name)
-        ]
-        if changed:
+        if changed := differences(then, json.loads(json.dumps(dict(identity)))):
             raise CheckpointError(f"{path} holds a run of another configuration: {'; '.join(changed)}")
         return cls(path, identity)
 

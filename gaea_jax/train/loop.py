@@ -27,7 +27,8 @@ def run(
     Args:
       step: ``step(state, batch) -> (state, metrics)``, pure; ``state.step`` counts completed steps. Keep one function
         for a whole run: it is compiled once for each.
-      state: a pytree; its buffers are donated, so the caller's are gone afterwards.
+      state: a pytree; its buffers are donated, so the caller's are gone afterwards, and no array of the source may be
+        one of them.
       source: ``source(i) -> batch``. For ``"scan"`` it has to be pure in ``i`` and a pytree (such as the sources of
         `gaea_jax.data`, or a `jax.tree_util.Partial`).
       until: number of steps to have completed at the end, more than ``state.step``.

@@ -188,9 +188,13 @@ def retrain(
         nesterov=True,
     )
     image_shape = dataset.train.images.shape[1:]
-    state = jax.jit(lambda key: _create(net, tx, image_shape, key))(jax.random.key(config.seed))
-    source = epoch_batches(dataset.train, state.key, recipe.batch_size, dataset.augmentation, dataset.mean, dataset.std)
+    key = jax.random.key(config.seed)
+    create = jax.jit(lambda key: _create(net, tx, image_shape, key))
+    # Traced before the folder is made, so that what does not fit leaves nothing behind; compiled after it.
+    jax.eval_shape(create, key)
     folder = open_folder(config)
+    state = create(key)
+    source = epoch_batches(dataset.train, state.key, recipe.batch_size, dataset.augmentation, dataset.mean, dataset.std)
     finished = drive(
         _make_step(net, tx),
         state,

@@ -190,11 +190,13 @@ def search(
         warmup_steps=round(config.arch_warmup_epochs * length.steps_per_epoch),
     )
     image_shape = dataset.train.images.shape[1:]
+    key = jax.random.key(config.seed)
     create = jax.jit(lambda key: SearchState.create(net, space, method, tx, image_shape, key))
-    state = create(jax.random.key(config.seed))
-    source = search_source(dataset, state.key, config.batch_size, config.order)
-
+    # Traced before the folder is made, so that what does not fit leaves nothing behind; compiled after it.
+    jax.eval_shape(create, key)
     folder = open_folder(config)
+    state = create(key)
+    source = search_source(dataset, state.key, config.batch_size, config.order)
     finished = drive(
         step,
         state,

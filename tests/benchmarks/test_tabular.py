@@ -100,9 +100,7 @@ def test_columns_are_read_only(table: Table) -> None:
         table.columns["cifar10", "test", 200][0] = 100
 
 
-def test_unknown_columns_are_refused_with_what_there_is(
-    tmp_path: pathlib.Path, arrays: dict[str, np.ndarray]
-) -> None:
+def test_unknown_columns_are_refused_with_what_there_is(tmp_path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     del arrays["c100_valid_12"]
     np.savez(tmp_path / "part.npz", allow_pickle=False, **arrays)
     table = load_table(tmp_path / "part.npz")
@@ -138,9 +136,7 @@ def test_genotypes_and_spaces_of_other_kinds_are_refused(table: Table) -> None:
         table.check_space(Other())  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"^genotype: wants a cell of nas_bench_201, got "):
         table.query(("nor_conv_3x3",) * 6)  # type: ignore[arg-type]
-    with pytest.raises(
-        UsageError, match=r"^genotype: node 1, input 0: operation 'conv' is not in nas_bench_201"
-    ):
+    with pytest.raises(UsageError, match=r"^genotype: node 1, input 0: operation 'conv' is not in nas_bench_201"):
         table.summary(Genotype(("conv",) * 6))
 
 
@@ -196,9 +192,7 @@ def test_what_is_not_an_intact_npz_is_refused(tmp_path: pathlib.Path, table_path
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(
-            UsageError, match=rf"^table: .*{name} is damaged or not an .npz file of plain arrays$"
-        ):
+        with pytest.raises(UsageError, match=rf"^table: .*{name} is damaged or not an .npz file of plain arrays$"):
             load_table(tmp_path / name)
 
 
@@ -255,16 +249,11 @@ def test_published_cells(
 @pytest.mark.data
 def test_published_optima(real: Table) -> None:
     best = {dataset: real.oracle(dataset) for dataset in DATASETS}
-    np.testing.assert_allclose(
-        [accuracy for _, accuracy in best.values()], [94.373, 73.513, 47.311], atol=6e-4
-    )
+    np.testing.assert_allclose([accuracy for _, accuracy in best.values()], [94.373, 73.513, 47.311], atol=6e-4)
     assert best["cifar100"][0] == cell("c3 c3 c3 skip c3 c3")
     assert best["ImageNet16-120"][0] == cell("c1 c1 c3 skip c3 c3")
     # two cells tie on CIFAR-10
-    ranks = [
-        real.rank(cell(text))
-        for text in ("c3 c3 c3 skip c3 c1", "c3 c3 c3 skip c1 c3", "c3 c3 c3 skip c3 c3")
-    ]
+    ranks = [real.rank(cell(text)) for text in ("c3 c3 c3 skip c3 c1", "c3 c3 c3 skip c1 c3", "c3 c3 c3 skip c3 c3")]
     assert ranks[:2] == [1, 1] and ranks[2] >= 3
     assert best["cifar10"][0] == cell("c3 c3 c3 skip c1 c3")
     for genotype, _ in best.values():

@@ -25,9 +25,7 @@ SPACES = [NAS_BENCH_201, NAS_BENCH_201_NOZERO]
 C1, C3, SKIP, POOL, NONE = "nor_conv_1x1", "nor_conv_3x3", "skip_connect", "avg_pool_3x3", "none"
 
 cells = st.lists(st.sampled_from(OPERATIONS), min_size=6, max_size=6).map(lambda cell: Genotype(tuple(cell)))
-nozero_cells = st.lists(st.sampled_from(OPERATIONS[1:]), min_size=6, max_size=6).map(
-    lambda cell: Genotype(tuple(cell))
-)
+nozero_cells = st.lists(st.sampled_from(OPERATIONS[1:]), min_size=6, max_size=6).map(lambda cell: Genotype(tuple(cell)))
 
 
 def text(*items: str) -> str:
@@ -38,9 +36,7 @@ def text(*items: str) -> str:
 def test_get_space() -> None:
     assert get_space("nas_bench_201") is NAS_BENCH_201
     assert get_space("nas_bench_201_nozero") is NAS_BENCH_201_NOZERO
-    with pytest.raises(
-        UsageError, match=r"^space: 'nb201' is unknown; known are nas_bench_201, nas_bench_201_nozero"
-    ):
+    with pytest.raises(UsageError, match=r"^space: 'nb201' is unknown; known are nas_bench_201, nas_bench_201_nozero"):
         get_space("nb201")
 
 
@@ -66,9 +62,7 @@ def test_a_genotype_is_six_names(cell: object) -> None:
 
 
 def test_published_example() -> None:
-    published = (
-        "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
-    )
+    published = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
     genotype = NAS_BENCH_201.parse(published)
     assert genotype == Genotype((C3, C3, POOL, SKIP, C3, SKIP))
     assert str(genotype) == published
@@ -99,9 +93,7 @@ def test_zero_free_cells_are_cells_of_the_full_space(genotype: Genotype) -> None
 
 @settings(deadline=None, max_examples=200)
 @given(cells, st.integers(0, 200), st.integers(0, 3), st.text(alphabet="|+~0123 nxé", max_size=3))
-def test_a_damaged_text_is_read_as_written_or_refused(
-    genotype: Genotype, at: int, drop: int, put: str
-) -> None:
+def test_a_damaged_text_is_read_as_written_or_refused(genotype: Genotype, at: int, drop: int, put: str) -> None:
     whole = str(genotype)
     at %= len(whole)
     damaged = whole[:at] + put + whole[at + drop :]
@@ -229,9 +221,7 @@ def test_wrong_weights_are_refused(weights: dict[str, np.ndarray], sentence: str
     assert caught.value.argument == "weights"
 
 
-@pytest.mark.parametrize(
-    "table", [np.zeros((6, 5), bool), np.ones((6, 5), bool), np.eye(6, 5), np.ones((6, 4), bool)]
-)
+@pytest.mark.parametrize("table", [np.zeros((6, 5), bool), np.ones((6, 5), bool), np.eye(6, 5), np.ones((6, 4), bool)])
 def test_wrong_selections_are_refused(table: np.ndarray) -> None:
     with pytest.raises(UsageError, match=r"^selection: wants "):
         NAS_BENCH_201.decode({"cell": table})
@@ -284,9 +274,7 @@ def test_canonical_sees_through_skips_and_zeros() -> None:
     skip_then_conv = Genotype((SKIP, NONE, C3, NONE, NONE, SKIP))
     assert canonical(conv_then_skip) == canonical(skip_then_conv)
     assert canonical(conv_then_skip) != canonical(Genotype((C1, NONE, SKIP, NONE, NONE, SKIP)))
-    assert canonical(Genotype((NONE, C3, C3, C3, C3, C1))) == canonical(
-        Genotype((NONE, C3, SKIP, C3, POOL, C1))
-    )
+    assert canonical(Genotype((NONE, C3, C3, C3, C3, C1))) == canonical(Genotype((NONE, C3, SKIP, C3, POOL, C1)))
 
 
 @pytest.mark.data

@@ -1,4 +1,4 @@
-"""A small search that compiles in a moment, and a cache, so that equal programs of a test run are compiled once."""
+"""A small search that compiles in a moment, and settings that make the others compile fast."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -24,14 +24,29 @@ CLASSES = 3
 IMAGE = (4, 4, 1)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every search and training makes a step of its own; those that are the same program share its binary."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_little(compiled: str) -> Iterator[None]:
+    """Programs that run for six steps need no polish, and those that are equal share one binary.
+
+    Every search and training makes a step of its own, which JAX alone would compile anew.
+    """
+    options = {
+        "jax_compilation_cache_dir": compiled,
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+        "jax_disable_most_optimizations": True,
+    }
+    before = {name: jax.config.values[name] for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
     compilation_cache.reset_cache()
     yield
-    jax.config.update("jax_compilation_cache_dir", None)
+    for name, value in before.items():
+        jax.config.update(name, value)
     compilation_cache.reset_cache()
 
 
@@ -41,7 +56,7 @@ class TinyNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mixture: Mixture, train: bool) -> jax.Array:
         weights = mixture.weights["cell"].reshape(-1)
-        hidden = nn.Dense(weights.size)(x.reshape(len(x), -1))
+        hidden = nn.Dense(weights.size, use_bias=False)(x.reshape(len(x), -1))
         hidden = nn.BatchNorm(momentum=0.9, use_running_average=not train)(hidden)
         return nn.Dense(CLASSES)(jnp.tanh(hidden) * weights)
 
@@ -67,7 +82,7 @@ class Tiny(NamedTuple):
         return state.replace(params={**state.params, "arch": arch})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> Tiny:
     return Tiny()
 

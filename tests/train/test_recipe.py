@@ -11,10 +11,10 @@ from gaea_jax.train.recipe import cosine, sgd
 @pytest.mark.parametrize(
     ("peak", "floor", "epochs", "values"),
     [
-        (0.1, 0.0, 50, {0: 0.1, 24: 0.05314, 25: 0.05, 49: 9.9e-5}),
+        (0.1, 0.0, 50, {0: 0.1, 24: 0.05314, 25: 0.05, 49: 9.866e-5}),
         (0.025, 0.001, 50, {0: 0.025, 12: 0.021748, 24: 0.013753, 49: 0.001024}),
         (0.025, 0.001, 25, {0: 0.025, 12: 0.013753, 24: 0.001095}),
-        (0.1, 0.0, 200, {0: 0.1, 50: 0.08535534, 100: 0.05, 199: 6.17e-6}),
+        (0.1, 0.0, 200, {0: 0.1, 50: 0.08535534, 100: 0.05, 199: 6.1684e-6}),
         (0.025, 0.0, 600, {0: 0.025, 300: 0.0125, 599: 1.7134691e-7}),
     ],
     ids=["PC-DARTS", "NAS-Bench-201, 50 epochs", "NAS-Bench-201, 25 epochs", "retraining, 200 epochs", "CIFAR-10"],
@@ -24,7 +24,7 @@ def test_cosine_has_the_values_of_the_papers_in_every_step_of_an_epoch(peak, flo
     for epoch, value in values.items():
         # Close to zero, 1 + cos is a small difference of float32 numbers near one.
         for step in (7 * epoch, 7 * epoch + 6):
-            np.testing.assert_allclose(schedule(step), value, rtol=6e-4, atol=3e-8 * peak / 0.1)
+            np.testing.assert_allclose(schedule(step), value, rtol=4e-4)
 
 
 def test_after_the_last_stair_the_cosine_stays_on_its_floor():

@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,8 @@ from gaea_jax.train.recipe import sgd
 
 ORDERS = ("joint", "alternating")
 
+assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
+
 
 def loss(net, params, collections, batch):
     """The loss and the new collections, spelt out."""
@@ -26,7 +30,8 @@ def loss(net, params, collections, batch):
 
 
 def gradient(tiny, state, batch):
-    return jax.grad(lambda params: loss(tiny.net, params, state.collections, batch), has_aux=True)(state.params)
+    value = jax.jit(jax.grad(lambda params: loss(tiny.net, params, state.collections, batch), has_aux=True))
+    return value(state.params)
 
 
 def exponentiated(arch, grad, rate=0.1):
@@ -45,8 +50,10 @@ def test_joint_takes_both_gradients_at_one_point_and_batch(tiny, batch):
     np.testing.assert_allclose(
         moved.params["arch"]["cell"], exponentiated(state.params["arch"]["cell"], grads["arch"]["cell"]), rtol=1e-5
     )
-    chex.assert_trees_all_close(moved.params["weights"], descended(state.params["weights"], grads["weights"]), rtol=1e-5)
-    chex.assert_trees_all_close(moved.collections, collections, rtol=1e-5)
+    chex.assert_trees_all_close(
+        moved.params["weights"], descended(state.params["weights"], grads["weights"]), rtol=1e-5
+    )
+    assert_close(moved.collections, collections)
     assert int(moved.step) == 1
     assert jnp.array_equal(moved.key, state.key)
     np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(grads["weights"]), rtol=1e-5)
@@ -59,9 +66,11 @@ def test_alternating_moves_the_architecture_first_and_the_weights_see_it(tiny, b
     halfway = state.replace(params={**state.params, "arch": arch}, collections=collections)
     grads, collections = gradient(tiny, halfway, batch["weights"])
     moved, metrics = jax.jit(tiny.step(order="alternating"))(state, batch)
-    chex.assert_trees_all_close(moved.params["arch"], arch, rtol=1e-5)
-    chex.assert_trees_all_close(moved.params["weights"], descended(state.params["weights"], grads["weights"]), rtol=1e-5)
-    chex.assert_trees_all_close(moved.collections, collections, rtol=1e-5)
+    assert_close(moved.params["arch"], arch)
+    chex.assert_trees_all_close(
+        moved.params["weights"], descended(state.params["weights"], grads["weights"]), rtol=1e-5
+    )
+    assert_close(moved.collections, collections)
     expected, _ = loss(tiny.net, halfway.params, halfway.collections, batch["weights"])
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
 
@@ -70,7 +79,7 @@ def test_on_one_batch_the_two_orders_move_the_architecture_alike(tiny, batch):
     state, one = tiny.state(), {"weights": batch["weights"], "arch": batch["weights"]}
     joint, _ = jax.jit(tiny.step(order="joint"))(state, one)
     alternating, _ = jax.jit(tiny.step(order="alternating"))(state, one)
-    chex.assert_trees_all_close(joint.params["arch"], alternating.params["arch"], rtol=1e-6)
+    assert_close(joint.params["arch"], alternating.params["arch"])
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -102,8 +111,8 @@ def test_in_the_warm_up_only_the_weights_move(tiny, batch, order, method):
         reference, _ = usual(reference, batch)
     chex.assert_trees_all_equal(state.params["arch"], start.params["arch"])
     chex.assert_trees_all_equal(state.opt_state.arch, start.opt_state.arch)
-    chex.assert_trees_all_close(state.params["weights"], reference.params["weights"], rtol=1e-5)
-    chex.assert_trees_all_close(state.collections, reference.collections, rtol=1e-5)
+    assert_close(state.params["weights"], reference.params["weights"])
+    assert_close(state.collections, reference.collections)
     state, _ = step(state, batch)
     assert not jnp.array_equal(state.params["arch"]["cell"], start.params["arch"]["cell"])
     assert int(optax.tree.get(state.opt_state.arch, "count")) == 1
@@ -120,8 +129,8 @@ def test_the_regulariser_enters_the_gradient_of_the_architecture_only(tiny, batc
     expected = exponentiated(state.params["arch"]["cell"], grads["arch"]["cell"] + divergence)
     np.testing.assert_allclose(moved.params["arch"]["cell"], expected, rtol=1e-5)
     if order == "joint":
-        chex.assert_trees_all_close(moved.params["weights"], plain.params["weights"], rtol=1e-6)
-        chex.assert_trees_all_close(regularised, metrics, rtol=1e-6)
+        assert_close(moved.params["weights"], plain.params["weights"])
+        assert_close(regularised, metrics)
 
 
 def test_the_clip_of_the_weights_does_not_see_the_gradient_of_the_architecture(tiny, batch):

@@ -1,0 +1,159 @@
+import dataclasses
+import importlib
+import itertools
+import json
+import pathlib
+import signal
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gaea_jax.benchmarks import load_table
+from gaea_jax.checkpoint import CheckpointError
+from gaea_jax.spaces import get_space
+from gaea_jax.train import Interrupted, SearchConfig, search
+
+CONFIG = SearchConfig(steps=6, report_every=2, channels=4, cells=1, batch_size=8, seed=1)
+SPACE = get_space(CONFIG.space)
+
+
+def searched(config, on_report=None):
+    return search(config, on_report, devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def found():
+    """A search that writes nothing."""
+    return searched(CONFIG)
+
+
+def of_one_run(records):
+    """Records without what another run may not share."""
+    return [{k: v for k, v in record.items() if k not in ("wall_s", "table")} for record in records]
+
+
+def test_a_search_with_a_folder_and_a_table(tmp_path, found, table_path):
+    seen, out = [], tmp_path / "run"
+    result = searched(dataclasses.replace(CONFIG, out=out, table=table_path), seen.append)
+
+    # The same search as without, bit for bit.
+    chex.assert_trees_all_equal(result.state, found.state)
+    assert result.genotype == found.genotype
+    assert of_one_run(result.records) == of_one_run(found.records)
+    assert seen == result.records
+
+    table = load_table(table_path)
+    written = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert written == result.records
+    assert [record["step"] for record in written] == [2, 4, 6]
+    for record in written:
+        assert set(record) == {
+            *("step", "epoch", "loss", "accuracy", "gradient_norm", "entropy", "skip_share", "mixture"),
+            *("genotype", "table", "wall_s"),
+        }
+        cell = SPACE.parse(record["genotype"])
+        assert record["table"] == table.summary(cell)
+        assert record["table"]["cifar10"]["test"] == table.query(cell)
+        assert record["skip_share"] == pytest.approx(cell.cell.count("skip_connect") / 6)
+        mixture = np.array(record["mixture"]["cell"])
+        np.testing.assert_allclose(mixture.sum(axis=1), 1, rtol=1e-6)
+        assert record["entropy"]["cell"] == pytest.approx(-(mixture * np.log(mixture)).sum(axis=1).mean(), rel=1e-5)
+        assert record["epoch"] == record["step"] / 180
+    assert written[-1]["genotype"] == str(result.genotype)
+    np.testing.assert_array_equal(np.float32(written[-1]["mixture"]["cell"]), result.state.params["arch"]["cell"])
+
+    said = json.loads((out / "result.json").read_text())
+    assert said.pop("wall_s") == pytest.approx(result.wall_s, abs=1e-3)
+    assert set(said.pop("versions")) >= {"python", "gaea_jax", "jax", "flax", "optax"}
+    assert said == {
+        "space": "nas_bench_201_nozero",
+        "method": "gaea",
+        "dataset": "digits",
+        "seed": 1,
+        "steps": 6,
+        "genotype": str(result.genotype),
+        "derived_from": {"rule": "last", "step": 6},
+        "table": table.summary(result.genotype),
+    }
+    config = json.loads((out / "config.json").read_text())
+    assert (config["steps"], config["epochs"], config["channels"]) == (6, None, 4)
+    assert {path.name for path in out.iterdir()} == {
+        *("config.json", "metrics.jsonl", "result.json", "checkpoints", "plots")
+    }
+    plots = list((out / "plots").iterdir())
+    assert len(plots) == 5
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots)
+
+
+def test_without_a_folder_nothing_is_written_and_the_seed_decides(tmp_path, monkeypatch, found):
+    monkeypatch.chdir(tmp_path)
+    again, other = searched(CONFIG), searched(dataclasses.replace(CONFIG, seed=2))
+    assert list(tmp_path.iterdir()) == []
+    chex.assert_trees_all_equal(again.state, found.state)
+    assert (again.genotype, of_one_run(again.records)) == (found.genotype, of_one_run(found.records))
+    assert again.table is None
+    assert "table" not in again.records[0]
+    for one, two in zip(*map(jax.tree.leaves, (found.state.params, other.state.params)), strict=True):
+        # A scale or an offset has the same start under every seed, but not the same gradient.
+        assert not jnp.array_equal(one, two)
+
+
+def test_a_search_cut_and_resumed_is_bitwise_the_unbroken_one(tmp_path, found):
+    config = dataclasses.replace(CONFIG, out=tmp_path / "run")
+
+    def stop(record):
+        if record["step"] == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted) as caught:
+        searched(config, stop)
+    assert caught.value.step == 2
+    assert not (config.out / "result.json").exists()
+    assert not (config.out / "plots").exists()
+
+    config = dataclasses.replace(config, resume=True)
+    with pytest.raises(CheckpointError, match="--seed was 1, now 2"):
+        searched(dataclasses.replace(config, seed=2))
+    result = searched(config)
+    chex.assert_trees_all_equal(result.state, found.state)
+    assert of_one_run(result.records) == of_one_run(found.records)
+    assert json.loads((config.out / "result.json").read_text())["genotype"] == str(found.genotype)
+
+    # Of a finished run nothing is left to do.
+    before = (config.out / "metrics.jsonl").read_text()
+    assert searched(config).genotype == found.genotype
+    assert (config.out / "metrics.jsonl").read_text() == before
+
+
+def test_darts_alternating_after_a_warm_up_in_bfloat16_over_the_full_space():
+    # 1 / 60 of the 180 steps of an epoch: three steps.
+    other = {"space": "nas_bench_201", "method": "darts", "order": "alternating", "arch_warmup_epochs": 1 / 60}
+    result = searched(dataclasses.replace(CONFIG, **other, dtype="bfloat16", cutout=4, report_every=1))
+    mixtures = [record["mixture"]["cell"] for record in result.records]
+    assert mixtures[0] == mixtures[1] == mixtures[2]
+    assert all(one != two for one, two in itertools.pairwise(mixtures[2:]))
+    np.testing.assert_allclose(np.sum(mixtures[-1], axis=1), np.ones(6), rtol=1e-6)
+    for leaf in jax.tree.leaves((result.state.params, result.state.collections, result.state.opt_state)):
+        assert leaf.dtype in (jnp.float32, jnp.int32)
+        assert jnp.isfinite(leaf).all()
+    assert result.state.params["arch"]["cell"].shape == (6, 5)
+    assert get_space("nas_bench_201").parse(str(result.genotype)) == result.genotype
+
+
+def test_without_a_length_it_runs_for_25_epochs(monkeypatch, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def drive(step, state, source, until, **options):
+        raise Stop(until, options["report_every"])
+
+    # By name: the function `search` hides its module.
+    monkeypatch.setattr(importlib.import_module("gaea_jax.train.search"), "drive", drive)
+    config = SearchConfig(channels=4, cells=1, batch_size=8, out=pathlib.Path(tmp_path, "run"))
+    with pytest.raises(Stop) as caught:
+        searched(config)
+    assert caught.value.args == (25 * 180, 90)
+    assert json.loads((config.out / "config.json").read_text())["epochs"] == 25
