@@ -1,0 +1,298 @@
+"""The scripts as a user sees them: what they write, how they stop, and what they say to a wrong flag.
+
+``pytest -s -k bad_input tests/experiments/test_scripts.py`` prints each wrong command and the answer to it.
+"""
+
+import dataclasses
+import inspect
+import json
+import os
+import pathlib
+import re
+import runpy
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from experiments.cli import main
+from experiments.suites.kills import checkpoints, differences, outcome
+from gaea_jax.spaces import get_space
+from gaea_jax.train import DivergedError, Interrupted, RetrainConfig, SearchConfig
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SMALL = "--channels 4 --cells 1 --batch-size 16"
+STEPS = 60
+SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"
+SEARCH = f"search --dataset digits --steps {STEPS} --report-every 3 {SMALL}"
+TRAIN = f"retrain --genotype cell.txt --steps 2 {SMALL}"
+
+# Command, flag that the answer has to name, and what else has to be in it. The files are those of `workspace`.
+BAD_INPUT = [
+    ("search --space nasnet", "--space", "nas_bench_201_nozero"),
+    ("search --method evolution", "--method", "gaea"),
+    ("search --dataset digitz", "--dataset", "'digits'"),
+    ("search --order both", "--order", "joint, alternating"),
+    ("search --objective bilevel-ish", "--objective", "single-level"),
+    ("search --loop while", "--loop", "auto, python, scan"),
+    ("search --dtype float8", "--dtype", "float32, bfloat16"),
+    ("search --clamp hard", "--clamp", "shift-invariant"),
+    ("search --method darts --clamp release", "--clamp", "darts"),
+    ("search --table nowhere.npz", "--table", "No such file"),
+    ("search --table other.npz", "--table", "op_names wants"),
+    ("search --table notes.txt", "--table", ".npz"),
+    ("search --table empty", "--table", "empty"),
+    ("search --dataset cifar10 --data-dir empty", "--data-dir", "tfds build cifar10"),
+    ("search --steps -3", "--steps", "more than 0"),
+    ("search --epochs 0", "--epochs", "more than 0"),
+    ("search --steps 3 --epochs 1", "--steps", "epochs"),
+    ("search --steps abc", "--steps", "INT"),
+    ("search --steps", "--steps", "Missing value"),
+    ("search --stepz 3", "--stepz", "--help"),
+    ("search stray", "stray", "--help"),
+    ("search --resume yes", "yes", "--help"),
+    ("search --seed abc", "--seed", "int"),
+    ("search --seed -1", "--seed", "0 or more"),
+    ("search --channels 0", "--channels", "more than 0"),
+    ("search --cells 0", "--cells", "more than 0"),
+    ("search --batch-size 0", "--batch-size", "more than 0"),
+    ("search --learning-rate nan", "--learning-rate", "more than 0"),
+    ("search --seeds 0", "--seeds", "more than 0"),
+    ("search --seeds 2 --out run", "--out", "--resume"),
+    ("search --seeds 2 --out nowhere --resume", "--resume", "no runs"),
+    ("retrain", "--genotype", "required"),
+    ("retrain --genotype '|conv~0|'", "--genotype", "conv"),
+    ("retrain --genotype nowhere.json", "--genotype", "neither a genotype nor a file"),
+    ("retrain --genotype empty", "--genotype", "neither a genotype nor a file"),
+    ("retrain --genotype notes.txt", "--genotype", "wants"),
+    ("retrain --genotype other.npz", "--genotype", "neither a genotype nor a file"),
+    ("retrain --genotype list.json", "--genotype", "wants"),
+    ("retrain --genotype number.json", "--genotype", "wants"),
+    (f"retrain --genotype '{SKIPS}' --space darts_", "--space", "nas_bench_201"),
+    (
+        f"retrain --genotype '{SKIPS.replace('skip_connect', 'none')}' --space nas_bench_201_nozero",
+        "--genotype",
+        "none",
+    ),
+    (f"retrain --genotype '{SKIPS}' --preset darts_", "--preset", "nas_bench_201_short"),
+    (f"retrain --genotype '{SKIPS}' --cutout -1", "--cutout", "0 or more"),
+    (f"{TRAIN} --batch-size 2000", "--batch-size", "1437"),
+    (f"{TRAIN} --out run", "--out", "--resume"),
+    (f"{TRAIN} --out empty/..", "--out", "other files"),
+    (f"{TRAIN} --out notes.txt", "--out", "notes.txt"),
+    (f"{TRAIN} --out notes.txt/new", "--out", "Not a directory"),
+    (f"{TRAIN} --out nowhere --resume", "--resume", "no run to continue"),
+    (f"{TRAIN} --out run --resume --channels 8", "--resume", "--channels was 4, now 8"),
+    (f"{TRAIN} --out run --resume --steps 3", "--resume", "--steps was 2, now 3"),
+    (f"{TRAIN} --out torn --resume", "--resume", "damaged"),
+]
+# The others run in the process of the tests, which spares the start of Python.
+IN_A_PROCESS = ("search --steps abc", f"{TRAIN} --out run", f"{TRAIN} --out torn --resume")
+
+
+def call(command):
+    """Runs a script in this process, as ``python -m`` does; returns its exit status."""
+    script, *flags = shlex.split(command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(ROOT / "experiments" / f"{script}.py"), *flags])
+        patch.delitem(sys.modules, f"experiments.{script}", raising=False)
+        try:
+            runpy.run_module(f"experiments.{script}", run_name="__main__")
+        except SystemExit as stop:
+            return stop.code
+    return 0
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """Environment of the scripts' processes, in which they compile fast, and each program once for all of them."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+@pytest.fixture(scope="session")
+def script(environment):
+    """Starts a script in a process of its own; returns the running process."""
+
+    def start(command, folder):
+        name, *flags = shlex.split(command)
+        return subprocess.Popen(
+            [sys.executable, "-m", f"experiments.{name}", *flags],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def snapshot(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture(scope="module")
+def workspace(script, tmp_path_factory):
+    """A folder with a finished run, one whose newest checkpoint is cut short, and files that are no input."""
+    folder = tmp_path_factory.mktemp("workspace")
+    (folder / "empty").mkdir()
+    (folder / "notes.txt").write_text("not a genotype\n")
+    (folder / "number.json").write_text('{"genotype": 5}\n')
+    (folder / "list.json").write_text("[1, 2]\n")
+    (folder / "cell.txt").write_text(SKIPS + "\n")
+    columns = [f"{prefix}_{metric}_200" for prefix in ("c10", "c100", "in16") for metric in ("valid", "test")]
+    other = {"op_names": np.array(["none", "sep_conv_3x3"]), "edges": np.zeros(14), "ops": np.zeros((100, 14))}
+    np.savez(folder / "other.npz", allow_pickle=False, **other, **dict.fromkeys(columns, np.zeros(100)))
+    finish(script(f"{TRAIN} --out run", folder))
+    shutil.copytree(folder / "run", folder / "torn")
+    for path in (folder / "torn" / "checkpoints" / "2" / "leaves").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:100])
+    return folder
+
+
+@pytest.mark.parametrize(("command", "flag", "accepted"), BAD_INPUT, ids=[case[0] for case in BAD_INPUT])
+def test_bad_input_gets_one_line_and_status_2(command, flag, accepted, script, workspace, monkeypatch, capfd):
+    monkeypatch.chdir(workspace)
+    before = snapshot(workspace)
+    if command in IN_A_PROCESS:
+        process = script(command, workspace)
+        out, err = process.communicate(timeout=300)
+        status = process.returncode
+    else:
+        status = call(command)
+        out, err = capfd.readouterr()
+    print(f"\n$ python -m experiments.{command}\n{err}", end="")
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"error: [^\n]+\n", err)
+    assert flag in err and accepted in err
+    assert snapshot(workspace) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (DivergedError("loss is not finite at step 3"), 1, "loss is not finite at step 3"),
+        (Interrupted(7, signal.SIGTERM), 143, "SIGTERM at step 7: the state is saved, continue with --resume"),
+        (KeyboardInterrupt(), 130, "SIGINT: stopped at once, without saving"),
+    ],
+)
+def test_what_ends_a_run_is_one_line_and_a_status(error, status, said, monkeypatch, capsys):
+    def run(config):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["search.py"])
+    with pytest.raises(SystemExit) as stop:
+        main(run, SearchConfig, "A search.")
+    assert stop.value.code == status
+    assert capsys.readouterr() == ("", f"error: {said}\n")
+
+
+@pytest.mark.parametrize(("script_name", "config"), [("search", SearchConfig), ("retrain", RetrainConfig)])
+def test_help_says_what_every_field_is_for(script_name, config, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert call(f"{script_name} --help") == 0
+    text = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    assert f"usage: python -m experiments.{script_name} " in text
+    documented = {}
+    for base in config.__mro__[:-1]:
+        attributes = inspect.getdoc(base).partition("Attributes:\n")[2]
+        documented |= dict(re.findall(r"^  (\w+): (.+(?:\n    .+)*)", attributes, re.MULTILINE))
+    assert documented.keys() >= {field.name for field in dataclasses.fields(config)}
+    for field in dataclasses.fields(config):
+        flag = f"--{field.name.replace('_', '-')}"
+        assert re.search(rf"{flag}\b.*? {re.escape(' '.join(documented[field.name].split()))}", text), flag
+
+
+@pytest.fixture(scope="module")
+def searched(script, tmp_path_factory):
+    """An unbroken search: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("searched")
+    return folder / "run", *finish(script(f"{SEARCH} --out run", folder))
+
+
+def test_a_search_prints_its_genotype_and_fills_its_folder(searched):
+    run, out, err = searched
+    result = json.loads((run / "result.json").read_text())
+    assert out == result["genotype"] + "\n"
+    assert str(get_space("nas_bench_201_nozero").parse(result["genotype"])) == result["genotype"]
+    assert (result["steps"], result["seed"], result["table"]) == (STEPS, 0, None)
+    assert err.splitlines()[-1] == "written to run"
+    assert json.loads((run / "config.json").read_text())["channels"] == 4
+    reports = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [report["step"] for report in reports] == list(range(3, STEPS + 1, 3))
+    assert reports[-1]["genotype"] == result["genotype"]
+    assert max(checkpoints(run)) == STEPS
+    plots = sorted((run / "plots").iterdir())
+    assert [plot.name for plot in plots] == ["cell.png", "entropy.png", "loss_accuracy.png", "mixture.png"]
+    for plot in plots:
+        assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_several_seeds_are_summed_up(searched, script, table_path, tmp_path):
+    out, _ = finish(script(f"{SEARCH} --seeds 2 --table {table_path} --out runs", tmp_path))
+    runs = [json.loads((tmp_path / f"runs/seed-{seed}/result.json").read_text()) for seed in (0, 1)]
+    assert [run["seed"] for run in runs] == [0, 1]
+    assert (
+        differences(outcome(tmp_path / "runs/seed-0") | {"reports": []}, outcome(searched[0]) | {"reports": []}) == []
+    )
+    summary = json.loads((tmp_path / "runs/result.json").read_text())
+    assert summary["runs"] == runs
+    assert summary["table"].keys() == {"cifar10", "cifar100", "ImageNet16-120"}
+    for dataset, found in summary["table"].items():
+        first, second = (run["table"][dataset]["test"] for run in runs)
+        assert found["mean"] == pytest.approx((first + second) / 2)
+        assert found["std"] == pytest.approx(abs(first - second) / 2)
+        assert f"{dataset}: test {found['mean']:.2f} ± {found['std']:.2f} % over 2 seeds" in out
+
+
+def test_the_cell_of_a_result_is_trained(searched, script, tmp_path):
+    out, _ = finish(script(f"retrain --genotype {searched[0]}/result.json --steps 2 {SMALL} --out run", tmp_path))
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["genotype"] == out.splitlines()[0] == searched[1].strip()
+    assert f"digits: test {result['test_accuracy']:.2f} %, {result['parameters']:,} parameters" in out
+    assert (result["steps"], max(checkpoints(tmp_path / "run"))) == (2, 2)
+    assert [plot.name for plot in (tmp_path / "run/plots").iterdir()] == ["loss_accuracy.png"]
+
+
+def test_a_search_stopped_by_signals_ends_as_the_unbroken_one(searched, script, tmp_path):
+    run, resume = tmp_path / "run", ""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        done = max(checkpoints(run), default=0)
+        process = script(f"{SEARCH} --out run {resume}", tmp_path)
+        while max(checkpoints(run), default=0) == done:
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.005)
+        process.send_signal(number)
+        start = time.monotonic()
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 128 + number, err
+        assert time.monotonic() - start < 20
+        step = max(checkpoints(run))
+        assert done < step < STEPS
+        last = f"error: {number.name} at step {step}: the state is saved, continue with --resume"
+        assert err.splitlines()[-1] == last
+        assert not (run / "result.json").exists()
+        resume = "--resume"
+    finish(script(f"{SEARCH} --out run --resume", tmp_path))
+    assert differences(outcome(run), outcome(searched[0])) == []
