@@ -14,9 +14,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.cli import fail
+from experiments.cli import guarded
 from experiments.suites import convergence, kills, supernet
-from gaea_jax.errors import UsageError
 
 # A suite is a module with a dataclass ``Config``, ``run(config) -> dict`` (JSON) and ``plot(result, path)``.
 SUITES = {
@@ -26,40 +25,50 @@ SUITES = {
 }
 
 
-def command(suite: ModuleType) -> Callable[..., None]:
+def command(suite: ModuleType) -> Callable[..., Callable[[], None]]:
     """The subcommand of a suite: its configuration's fields are flags, beside ``--json`` and ``--plot``.
 
     Args:
       suite: a module of ``experiments.suites``.
 
     Returns:
-      A function that runs the suite, prints its conclusion and writes the files asked for.
+      A function of the flags; what it returns runs the suite, prints its conclusion and writes the files asked for.
     """
 
-    def run(config: Any, json: Path | None = None, plot: Path | None = None) -> None:
-        start = time.perf_counter()
-        result = suite.run(config)
-        result["command"] = shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]])
-        result["wall_s"] = round(time.perf_counter() - start, 1)
-        print(result["conclusion"])
-        for path in filter(None, (json, plot)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        if json is not None:
-            json.write_text(jsonlib.dumps(result, indent=1) + "\n")
-        if plot is not None:
-            suite.plot(result, plot)
+    def job(config: Any, json: Path | None = None, plot: Path | None = None) -> Callable[[], None]:
+        return lambda: measure(suite, config, json, plot)
 
-    run.__doc__ = suite.__doc__
-    run.__annotations__["config"] = Annotated[suite.Config, tyro.conf.arg(name="")]
-    return run
+    job.__doc__ = suite.__doc__
+    job.__annotations__["config"] = Annotated[suite.Config, tyro.conf.arg(name="")]
+    return job
+
+
+def measure(suite: ModuleType, config: Any, json: Path | None, plot: Path | None) -> None:
+    """Runs a suite, prints its conclusion and writes its result.
+
+    Args:
+      suite: a module of ``experiments.suites``.
+      config: its configuration.
+      json: file for the numbers, or None.
+      plot: file for the picture, or None.
+    """
+    start = time.perf_counter()
+    result = suite.run(config)
+    result["command"] = shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]])
+    result["wall_s"] = round(time.perf_counter() - start, 1)
+    print(result["conclusion"])
+    for path in filter(None, (json, plot)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if json is not None:
+        json.write_text(jsonlib.dumps(result, indent=1) + "\n")
+    if plot is not None:
+        suite.plot(result, plot)
 
 
 def main() -> None:
-    """Runs the suite named on the command line; a wrong flag ends with status 2 and one line."""
-    try:
-        tyro.extras.subcommand_cli_from_dict({name: command(suite) for name, suite in SUITES.items()})
-    except UsageError as error:
-        fail(2, f"--{error.argument.replace('_', '-')}: {error.sentence}")
+    """Runs the suite named on the command line."""
+    commands = {name: command(suite) for name, suite in SUITES.items()}
+    guarded(lambda prog: tyro.extras.subcommand_cli_from_dict(commands, prog=prog), lambda job: job())
 
 
 if __name__ == "__main__":

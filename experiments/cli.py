@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
+import absl.logging
 import tyro
 
 from gaea_jax.errors import UsageError
@@ -18,18 +19,30 @@ Config = TypeVar("Config")
 
 
 def main(run: Callable[[Config], None], config: type[Config], description: str) -> None:
-    """Parses the flags, runs, and exits.
-
-    The exit status is 0 after a finished run, 1 after a diverged one, 2 for a wrong flag and 128 plus the number of the
-    signal for a run that a signal ended.
+    """Makes a configuration of the flags, runs, and exits; see `guarded`.
 
     Args:
       run: what the script does.
       config: the dataclass whose fields are the flags.
       description: printed by ``--help``.
     """
+    guarded(lambda prog: tyro.cli(config, prog=prog, description=description), run)
+
+
+def guarded(read: Callable[[str], Config], run: Callable[[Config], None]) -> None:
+    """Reads the flags, runs, and exits; every error of use is one line.
+
+    The exit status is 0 after a finished run, 1 after a diverged one, 2 for a wrong flag and 128 plus the number of the
+    signal for a run that a signal ended.
+
+    Args:
+      read: makes of the flags, by tyro, what ``run`` takes; called with the name of the program.
+      run: what the script does.
+    """
+    # Libraries remark on what no user can change, such as the decoder of images; their errors still show.
+    absl.logging.set_verbosity(absl.logging.ERROR)
     try:
-        run(parse(config, description))
+        run(_one_line(read))
     except UsageError as error:
         fail(2, f"--{error.argument.replace('_', '-')}: {error.sentence}")
     except DivergedError as error:
@@ -41,21 +54,12 @@ def main(run: Callable[[Config], None], config: type[Config], description: str) 
         fail(128 + signal.SIGINT, "SIGINT: stopped at once, without saving")
 
 
-def parse(config: type[Config], description: str) -> Config:
-    """Makes a configuration of the flags; tyro's box around a wrong flag becomes one line.
-
-    Args:
-      config: the dataclass whose fields are the flags.
-      description: printed by ``--help``.
-
-    Returns:
-      The configuration.
-    """
-    prog = f"python -m experiments.{pathlib.Path(sys.argv[0]).stem}"
+def _one_line(read: Callable[[str], Config]) -> Config:
+    """Reads the flags; tyro's box around a wrong one becomes one line."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(config, prog=prog, description=description)
+            return read(f"python -m experiments.{pathlib.Path(sys.argv[0]).stem}")
     except SystemExit as stop:
         if stop.code:
             fail(2, f"{_first_paragraph(said.getvalue())} (all flags: --help)")

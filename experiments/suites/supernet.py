@@ -26,6 +26,7 @@ from gaea_jax.spaces import get_space
 from gaea_jax.train import SearchState, make_search_step
 from gaea_jax.train.config import DTYPES
 from gaea_jax.train.recipe import sgd
+from gaea_jax.train.state import compiled_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _build(config: Config) -> tuple[SearchState, Any, Any]:
     tx = search_optimizer(weights=sgd(0.025, momentum=0.9, weight_decay=3e-4, clip_norm=5.0), arch=method.optimizer)
     step = make_search_step(net, space, method, tx, order=config.order)
     shape = (config.image, config.image, 3)
-    state = jax.jit(lambda key: SearchState.create(net, space, method, tx, shape, key))(jax.random.key(0))
+    state = compiled_once(lambda key: SearchState.create(net, space, method, tx, shape, key))(jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (config.batch_size, *shape))
     labels = jax.random.randint(jax.random.key(2), (config.batch_size,), 0, 10, jnp.int32)
     streams = ("weights",) if config.order == "joint" else ("weights", "arch")

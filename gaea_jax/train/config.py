@@ -31,7 +31,7 @@ class RunConfig:
       dtype: compute type, "float32" or "bfloat16".
       loop: "python", "scan", or "auto" for what suits the backend.
       report_every: steps between reports and checkpoints; by default a fiftieth of the run.
-      out: folder of the run; nothing is written without.
+      out: folder of the run. Without, the library writes nothing, and the scripts take one in ``runs/``.
       resume: continue the run in `out`.
     """
 
@@ -118,6 +118,9 @@ def load_data(config: RunConfig) -> Dataset:
       UsageError: on ``dataset``, ``data_dir`` or ``cutout``.
     """
     dataset = load_dataset(config.dataset, config.data_dir)
+    side = min(dataset.train.images.shape[1:3])
+    if config.cutout >= side:
+        raise UsageError("cutout", f"must be less than the {side} pixels of an image, not {config.cutout}")
     augmentation = dataclasses.replace(dataset.augmentation, cutout=config.cutout)
     return dataclasses.replace(dataset, augmentation=augmentation)
 

@@ -44,7 +44,8 @@ class RunFolder:
         """
         path = pathlib.Path(out)
         try:
-            if path.is_dir() and any(path.iterdir()):
+            # What a kill before the first rename left behind is no run.
+            if path.is_dir() and any(file.name != "config.json.tmp" for file in path.iterdir()):
                 held = "another run" if (path / "config.json").exists() else "other files"
                 raise UsageError("out", f"{path} holds {held}; name a new folder, or continue a run with --resume")
             path.mkdir(parents=True, exist_ok=True)

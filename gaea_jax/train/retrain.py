@@ -20,6 +20,7 @@ from gaea_jax.train.config import RunConfig, check_run, compute_dtype, load_data
 from gaea_jax.train.drive import Record, drive
 from gaea_jax.train.loop import Step
 from gaea_jax.train.recipe import cosine, sgd
+from gaea_jax.train.state import compiled_once
 from gaea_jax.train.step import Metrics, accuracy, cross_entropy
 from gaea_jax.versions import versions
 
@@ -189,7 +190,7 @@ def retrain(
     )
     image_shape = dataset.train.images.shape[1:]
     key = jax.random.key(config.seed)
-    create = jax.jit(lambda key: _create(net, tx, image_shape, key))
+    create = compiled_once(lambda key: _create(net, tx, image_shape, key))
     # Traced before the folder is made, so that what does not fit leaves nothing behind; compiled after it.
     jax.eval_shape(create, key)
     folder = open_folder(config)

@@ -29,7 +29,7 @@ from gaea_jax.train.config import (
 )
 from gaea_jax.train.drive import Record, drive
 from gaea_jax.train.recipe import cosine, sgd
-from gaea_jax.train.state import SearchState
+from gaea_jax.train.state import SearchState, compiled_once
 from gaea_jax.train.step import make_search_step
 from gaea_jax.versions import versions
 
@@ -191,7 +191,7 @@ def search(
     )
     image_shape = dataset.train.images.shape[1:]
     key = jax.random.key(config.seed)
-    create = jax.jit(lambda key: SearchState.create(net, space, method, tx, image_shape, key))
+    create = compiled_once(lambda key: SearchState.create(net, space, method, tx, image_shape, key))
     # Traced before the folder is made, so that what does not fit leaves nothing behind; compiled after it.
     jax.eval_shape(create, key)
     folder = open_folder(config)

@@ -1,6 +1,7 @@
 """Everything a search carries from one step to the next, as one pytree."""
 
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
 
 import flax.struct
 import jax
@@ -10,6 +11,8 @@ from flax import linen as nn
 
 from gaea_jax.methods import Method
 from gaea_jax.methods.base import Space
+
+State = TypeVar("State")
 
 
 @flax.struct.dataclass
@@ -59,3 +62,18 @@ class SearchState:
         collections = dict(net.init(weights_key, x, method.mixture(space, arch), train=False))
         params = {"weights": collections.pop("params"), "arch": arch}
         return cls(jnp.zeros((), jnp.int32), params, collections, tx.init(params), run_key)
+
+
+def compiled_once(create: Callable[[jax.Array], State]) -> Callable[[jax.Array], State]:
+    """Compiles a function that draws an initial state, which runs once: without optimising its program.
+
+    The random bits of every kernel are a sub-program of their own, so that XLA would spend three times as long on
+    optimising the program as on all the rest. The values are the same bits.
+
+    Args:
+      create: from a random key to the state; pure.
+
+    Returns:
+      The compiled function.
+    """
+    return jax.jit(create, compiler_options={"xla_backend_optimization_level": 0})

@@ -90,6 +90,10 @@ BAD_INPUT = [
     (f"{TRAIN} --out run --resume --channels 8", "--resume", "--channels was 4, now 8"),
     (f"{TRAIN} --out run --resume --steps 3", "--resume", "--steps was 2, now 3"),
     (f"{TRAIN} --out torn --resume", "--resume", "damaged"),
+    ("benchmark", "convergence, kills, supernet", "--help"),
+    ("benchmark speed", "speed", "--help"),
+    ("benchmark supernet --steps x", "--steps", "int"),
+    ("benchmark supernet --rounds 1 --steps 1 --cells 1 --channels 2 --image 8 --yardstick false", "--yardstick", "JSON"),
 ]
 # The others run in the process of the tests, which spares the start of Python.
 IN_A_PROCESS = ("search --steps abc", f"{TRAIN} --out run", f"{TRAIN} --out torn --resume")
