@@ -13,11 +13,12 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import tyro
+from matplotlib.figure import Figure
 
 from experiments.cli import guarded
 from experiments.suites import convergence, kills, supernet
 
-# A suite is a module with a dataclass ``Config``, ``run(config) -> dict`` (JSON) and ``plot(result, path)``.
+# A suite is a module with a dataclass ``Config``, ``run(config) -> dict`` (JSON) and ``plot(result, axes)``.
 SUITES = {
     "convergence": convergence,
     "kills": kills,
@@ -62,7 +63,11 @@ def measure(suite: ModuleType, config: Any, json: Path | None, plot: Path | None
     if json is not None:
         json.write_text(jsonlib.dumps(result, indent=1) + "\n")
     if plot is not None:
-        suite.plot(result, plot)
+        figure = Figure(figsize=(6, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        axes.grid(alpha=0.3)
+        suite.plot(result, axes)
+        figure.savefig(plot, dpi=120)
 
 
 def main() -> None:

@@ -24,14 +24,13 @@ Took four minutes with the defaults on two CPU cores that were busy with other w
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from gaea_jax import optim
 from gaea_jax.errors import UsageError
@@ -222,15 +221,13 @@ def _conclude(config: Config, curves: dict[str, Any], exponents: dict[str, float
     )
 
 
-def plot(result: dict[str, Any], path: Path) -> None:
+def plot(result: dict[str, Any], axes: Axes) -> None:
     """Draws iterations against k, both logarithmic.
 
     Args:
       result: what :func:`run` returned.
-      path: image file to write; its suffix is the format.
+      axes: to draw on.
     """
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    axes = figure.add_subplot()
     ks = result["config"]["ks"]
     for name, curve in result["curves"].items():
         iterations = [math.nan if n is None else n for n in curve["iterations"]]
@@ -241,6 +238,4 @@ def plot(result: dict[str, Any], path: Path) -> None:
     axes.set_ylabel(f"iterations to {result['config']['epsilon']:g} above the minimum")
     axes.set_xticks(ks, [str(k) for k in ks])
     axes.minorticks_off()
-    axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=150)

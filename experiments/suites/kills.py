@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from gaea_jax.errors import UsageError
 from gaea_jax.metrics import read_metrics
@@ -289,15 +288,13 @@ def _last_line(folder: Path) -> bytes:
         return b""
 
 
-def plot(result: dict[str, Any], path: Path) -> None:
+def plot(result: dict[str, Any], axes: Axes) -> None:
     """Draws when each kill came and which checkpoint there was.
 
     Args:
       result: what `run` returns.
-      path: the PNG to write.
+      axes: to draw on.
     """
-    figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
     for phase in PHASES:
         kills = [kill for kill in result["kills"] if kill["phase"] == phase]
         axes.plot(
@@ -310,5 +307,3 @@ def plot(result: dict[str, Any], path: Path) -> None:
     axes.set(xlabel="seconds from the start of the process to the kill", ylabel="step of the newest checkpoint")
     axes.set_title(f"{result['equal']} of {result['runs']} runs ended bitwise as the unbroken one", fontsize=10)
     axes.legend()
-    axes.grid(alpha=0.3)
-    FigureCanvasAgg(figure).print_png(str(path))

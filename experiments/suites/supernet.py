@@ -10,13 +10,11 @@ import shlex
 import statistics
 import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from gaea_jax.errors import UsageError
 from gaea_jax.methods import gaea
@@ -130,15 +128,13 @@ def _yardstick(command: str) -> float:
     raise UsageError("yardstick", f"printed no JSON with step_s_median (status {done.returncode}: {last})")
 
 
-def plot(result: dict[str, Any], path: Path) -> None:
+def plot(result: dict[str, Any], axes: Axes) -> None:
     """Draws the time of a step in each round, ours and the yardstick's.
 
     Args:
       result: what `run` returns.
-      path: the PNG to write.
+      axes: to draw on.
     """
-    figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
     rounds = range(1, len(result["step_s"]) + 1)
     axes.plot(rounds, result["step_s"], "o-", label="gaea_jax")
     if "yardstick_s" in result:
@@ -146,5 +142,3 @@ def plot(result: dict[str, Any], path: Path) -> None:
     axes.set(xlabel="round", ylabel="seconds a step", xticks=list(rounds))
     axes.set_ylim(bottom=0)
     axes.legend()
-    axes.grid(alpha=0.3)
-    FigureCanvasAgg(figure).print_png(str(path))

@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from matplotlib.figure import Figure
 
-from experiments.suites import convergence
+from experiments.suites import convergence, supernet
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -61,3 +62,19 @@ def test_without_noise_the_best_step_of_both_methods_needs_few_iterations():
     result = convergence.run(convergence.Config(ks=(4,), seeds=1, noise=0.0))
     for name in ("exponentiated gradient, tuned", "projected gradient, tuned"):
         assert result["curves"][name]["iterations"][0] <= 3
+
+
+def test_supernet_runs_in_turn_with_its_yardstick(tmp_path):
+    program = tmp_path / "yardstick.py"
+    program.write_text("import json; print('warming up'); print(json.dumps({'step_s_median': 1000.0}))")
+    config = supernet.Config(
+        cells=1, channels=2, batch_size=4, image=8, rounds=2, steps=1, yardstick=f"{sys.executable} {program}"
+    )
+    result = supernet.run(config)
+    assert len(result["step_s"]) == 2 and all(seconds > 0 for seconds in result["step_s"])
+    assert result["yardstick_s"] == [1000.0, 1000.0]
+    assert result["ratio"]["min"] == pytest.approx(1000 / max(result["step_s"]))
+    assert result["images_per_s"] == pytest.approx(4 / result["median"])
+    axes = Figure().add_subplot()
+    supernet.plot(result, axes)
+    assert [line.get_label() for line in axes.lines] == ["gaea_jax", "yardstick"]

@@ -93,7 +93,7 @@ BAD_INPUT = [
     ("benchmark", "convergence, kills, supernet", "--help"),
     ("benchmark speed", "speed", "--help"),
     ("benchmark supernet --steps x", "--steps", "int"),
-    ("benchmark supernet --rounds 1 --steps 1 --cells 1 --channels 2 --image 8 --yardstick false", "--yardstick", "JSON"),
+    ("benchmark supernet --steps 1 --rounds 1 --channels 2 --image 8 --yardstick false", "--yardstick", "JSON"),
 ]
 # The others run in the process of the tests, which spares the start of Python.
 IN_A_PROCESS = ("search --steps abc", f"{TRAIN} --out run", f"{TRAIN} --out torn --resume")
