@@ -12,31 +12,57 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+MOMENTUM = 0.9
+EPSILON = 1e-5
 KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def batch_norm(affine: bool, dtype: DTypeLike, name: str) -> nn.BatchNorm:
-    """BatchNorm as the papers set it; statistics are float32 whatever the compute type is.
+class BatchNorm(nn.Module):
+    """BatchNorm as the papers set it, that can weigh its output in the same pass.
 
-    The running variance averages the variance of the batches as it is, without PyTorch's factor n / (n - 1).
+    Like `nn.BatchNorm` in everything but ``weight``: mixing weighs each normalised feature map by a scalar, and where
+    that scalar multiplies the inverse deviation of each channel instead of the map, neither the product nor its two
+    gradients pass over the map again. The running variance averages the variance of the batches as it is, without
+    PyTorch's factor n / (n - 1).
 
-    Args:
+    Attributes:
       affine: whether there is a learnt scale and offset.
-      dtype: type of the output.
-      name: name of the submodule.
-
-    Returns:
-      A Linen module; call it with ``use_running_average``.
+      dtype: type of the output; statistics and arithmetic are float32 at least.
     """
-    return nn.BatchNorm(
-        momentum=0.9,
-        epsilon=1e-5,
-        use_scale=affine,
-        use_bias=affine,
-        dtype=dtype,
-        param_dtype=jnp.float32,
-        name=name,
-    )
+
+    affine: bool
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, weight: jax.Array | float = 1.0) -> jax.Array:
+        """[B, H, W, C] to ``weight`` times its normalised form, of the same shape.
+
+        Args:
+          x: features.
+          train: batch statistics if True, running statistics if not.
+          weight: scalar.
+
+        Returns:
+          [B, H, W, C].
+        """
+        features = x.shape[-1]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
+        running_var = self.variable("batch_stats", "var", jnp.ones, features)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean, var = running_mean.value, running_var.value
+        if train:
+            mean = x.mean((0, 1, 2))
+            var = jnp.maximum((x * x).mean((0, 1, 2)) - mean * mean, 0)
+            if not self.is_initializing():
+                running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
+                running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * var
+        factor = jax.lax.rsqrt(var + EPSILON) * weight
+        if self.affine:
+            factor *= self.param("scale", nn.initializers.ones, (features,))
+        out = (x - mean) * factor
+        if self.affine:
+            out += weight * self.param("bias", nn.initializers.zeros, (features,))
+        return out.astype(self.dtype)
 
 
 def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
@@ -51,9 +77,12 @@ def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
       [B, H / stride, W / stride, C] of the type of x.
     """
     pad = window // 2 if window % 2 else 0
-    mean = nn.avg_pool(x, (window, window), (stride, stride), ((pad, pad), (pad, pad)), count_include_pad=False)
-    # Flax divides by float32 counts, which would turn the rest of a bfloat16 cell into float32.
-    return mean.astype(x.dtype)
+
+    def total(x: jax.Array) -> jax.Array:
+        return nn.pooling.pool(x, 0.0, jax.lax.add, (window, window), (stride, stride), ((pad, pad), (pad, pad)))
+
+    # Flax's own average counts the pixels of every image in float32: slow to compile, and wider than bfloat16.
+    return total(x) / total(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
 
 
 class ReluConvNorm(nn.Module):
@@ -76,8 +105,8 @@ class ReluConvNorm(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """[B, H, W, C] to [B, H / stride, W / stride, features]; `train` selects batch statistics."""
+    def __call__(self, x: jax.Array, train: bool, weight: jax.Array | float = 1.0) -> jax.Array:
+        """[B, H, W, C] to ``weight`` times [B, H / stride, W / stride, features]; see `BatchNorm`."""
         pad = self.kernel // 2
         x = nn.Conv(
             self.features,
@@ -89,7 +118,7 @@ class ReluConvNorm(nn.Module):
             kernel_init=KERNEL_INIT,
             name="conv",
         )(nn.relu(x) if self.relu else x)
-        return batch_norm(self.affine, self.dtype, "norm")(x, use_running_average=not train)
+        return BatchNorm(self.affine, self.dtype, name="norm")(x, train, weight)
 
 
 class Node(NamedTuple):
@@ -110,13 +139,21 @@ class Node(NamedTuple):
 
 
 def nas_bench_201_operation(
-    operation: str, node: Node, *, affine: bool, dtype: DTypeLike, train: bool, name: str
+    operation: str,
+    node: Node,
+    weight: jax.Array | float = 1.0,
+    *,
+    affine: bool,
+    dtype: DTypeLike,
+    train: bool,
+    name: str,
 ) -> jax.Array:
     """Applies a candidate operation of NAS-Bench-201 to a node; to be called in a compact method.
 
     Args:
       operation: name of the operation, not ``none``.
       node: the node that the edge leaves.
+      weight: scalar that multiplies the result.
       affine: whether BatchNorm has a learnt scale and offset.
       dtype: compute type.
       train: batch statistics if True, running statistics if not.
@@ -126,12 +163,12 @@ def nas_bench_201_operation(
       [B, H, W, C], the shape of the node's features.
     """
     if operation == "skip_connect":
-        return node.features
+        return weight * node.features
     if operation == "avg_pool_3x3":
-        return node.pooled
+        return weight * node.pooled
     kernel = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}[operation]
     width = node.features.shape[-1]
-    return ReluConvNorm(width, kernel, affine=affine, dtype=dtype, name=name)(node.features, train)
+    return ReluConvNorm(width, kernel, affine=affine, dtype=dtype, name=name)(node.features, train, weight)
 
 
 class Classifier(nn.Module):

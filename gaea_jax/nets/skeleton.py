@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from gaea_jax.errors import UsageError
-from gaea_jax.nets.ops import KERNEL_INIT, Classifier, ReluConvNorm, avg_pool, batch_norm
+from gaea_jax.nets.ops import KERNEL_INIT, BatchNorm, Classifier, ReluConvNorm, avg_pool
 
 
 class ResidualBlock(nn.Module):
@@ -75,5 +75,5 @@ def skeleton(
             x = ResidualBlock(channels * 2**stage, dtype, name=f"reduce_{stage}")(x, train)
         for n in range(cells):
             x = cell(x, f"cell_{stage}_{n}")
-    x = nn.relu(batch_norm(True, dtype, "last_norm")(x, use_running_average=not train))
+    x = nn.relu(BatchNorm(True, dtype, name="last_norm")(x, train))
     return Classifier(num_classes, name="classifier")(x)

@@ -77,9 +77,10 @@ class MixedCell(nn.Module):
                 for option, operation in enumerate(self.space.operations):
                     if operation == "none":
                         continue
-                    total += weights[edge, option] * nas_bench_201_operation(
+                    total += nas_bench_201_operation(
                         operation,
                         nodes[source],
+                        weights[edge, option],
                         affine=False,
                         dtype=self.dtype,
                         train=train,
