@@ -12,9 +12,38 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from gaea_jax.nets.lowering import conv_general_dilated
+
 MOMENTUM = 0.9
 EPSILON = 1e-5
 KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def conv(features: int, kernel: int, stride: int = 1, *, dtype: DTypeLike, name: str) -> nn.Conv:
+    """A convolution without bias; to be called in a compact method.
+
+    Args:
+      features: output channels.
+      kernel: side of the square kernel; the padding is ``kernel // 2`` on each side.
+      stride: stride in both directions.
+      dtype: compute type; the kernel is float32.
+      name: name of the submodule.
+
+    Returns:
+      The module, to be called with [B, H, W, C].
+    """
+    pad = kernel // 2
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        (stride, stride),
+        padding=((pad, pad), (pad, pad)),
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=KERNEL_INIT,
+        conv_general_dilated=conv_general_dilated,
+        name=name,
+    )
 
 
 class BatchNorm(nn.Module):
@@ -107,17 +136,7 @@ class ReluConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, weight: jax.Array | float = 1.0) -> jax.Array:
         """[B, H, W, C] to ``weight`` times [B, H / stride, W / stride, features]; see `BatchNorm`."""
-        pad = self.kernel // 2
-        x = nn.Conv(
-            self.features,
-            (self.kernel, self.kernel),
-            (self.stride, self.stride),
-            padding=((pad, pad), (pad, pad)),
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=KERNEL_INIT,
-            name="conv",
-        )(nn.relu(x) if self.relu else x)
+        x = conv(self.features, self.kernel, self.stride, dtype=self.dtype, name="conv")(nn.relu(x) if self.relu else x)
         return BatchNorm(self.affine, self.dtype, name="norm")(x, train, weight)
 
 
@@ -126,15 +145,16 @@ class Node(NamedTuple):
 
     Attributes:
       features: [B, H, W, C].
-      pooled: their 3x3 average; pooling has no parameters, so one map serves every edge exactly.
+      pooled: their 3x3 average, or None if it is not shared; pooling has no parameters, so one map serves every edge
+        exactly.
     """
 
     features: jax.Array
-    pooled: jax.Array
+    pooled: jax.Array | None = None
 
     @classmethod
     def of(cls, features: jax.Array) -> Self:
-        """The node that holds `features`."""
+        """The node that holds `features`, and shares their average."""
         return cls(features, avg_pool(features, 3, 1))
 
 
@@ -165,7 +185,7 @@ def nas_bench_201_operation(
     if operation == "skip_connect":
         return weight * node.features
     if operation == "avg_pool_3x3":
-        return weight * node.pooled
+        return weight * (avg_pool(node.features, 3, 1) if node.pooled is None else node.pooled)
     kernel = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}[operation]
     width = node.features.shape[-1]
     return ReluConvNorm(width, kernel, affine=affine, dtype=dtype, name=name)(node.features, train, weight)

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from gaea_jax.errors import UsageError
-from gaea_jax.nets.ops import KERNEL_INIT, BatchNorm, Classifier, ReluConvNorm, avg_pool
+from gaea_jax.nets.ops import BatchNorm, Classifier, ReluConvNorm, avg_pool, conv
 
 
 class ResidualBlock(nn.Module):
@@ -31,9 +31,7 @@ class ResidualBlock(nn.Module):
         """[B, H, W, C] to [B, H / 2, W / 2, features]."""
         y = ReluConvNorm(self.features, 3, 2, dtype=self.dtype, name="conv_a")(x, train)
         y = ReluConvNorm(self.features, 3, 1, dtype=self.dtype, name="conv_b")(y, train)
-        shortcut = nn.Conv(
-            self.features, (1, 1), use_bias=False, dtype=self.dtype, kernel_init=KERNEL_INIT, name="shortcut"
-        )(avg_pool(x, 2, 2))
+        shortcut = conv(self.features, 1, dtype=self.dtype, name="shortcut")(avg_pool(x, 2, 2))
         return y + shortcut
 
 
