@@ -1,7 +1,8 @@
-"""Relaxed networks: every candidate operation runs, and the mixture that weighs them comes as an argument."""
+"""Relaxed networks: the mixture says which candidate operations run and what they weigh, and comes as an argument."""
 
 import functools
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import flax.struct
 import jax
@@ -21,9 +22,27 @@ class Mixture:
 
     Attributes:
       weights: for each choice of the space its table of mixture weights, float32; differentiable.
+      active: for each choice a bool table of the same shape: only these operations are computed, one in each row for
+        NAS-Bench-201. None computes all.
+      inactive: what the weight of another operation does: ``"skip"`` nothing, ``"scalar"`` is added to the features as
+        a number. Where that weight is 0 and only its gradient counts, this is GDAS.
     """
 
     weights: dict[str, jax.Array]
+    active: dict[str, jax.Array] | None = None
+    inactive: str = flax.struct.field(pytree_node=False, default="skip")
+
+    @classmethod
+    def derived(cls, selection: Mapping[str, jax.Array]) -> Self:
+        """The derived network within the supernet: what is selected runs, with weight 1.
+
+        Args:
+          selection: bool tables, as a space's ``select`` or ``encode`` returns them.
+
+        Returns:
+          The mixture.
+        """
+        return cls({name: table.astype(float) for name, table in selection.items()}, dict(selection))
 
 
 @functools.singledispatch
@@ -65,29 +84,50 @@ class MixedCell(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array, weights: jax.Array, train: bool) -> jax.Array:
-        """[B, H, W, C] and weights [6, operations] to [B, H, W, C]."""
-        weights = weights.astype(self.dtype)
-        nodes = [Node.of(x)]
+    def __call__(self, x: jax.Array, mixture: Mixture, train: bool) -> jax.Array:
+        """[B, H, W, C] and a mixture with the table ``"cell"`` to [B, H, W, C]."""
+        weights = mixture.weights["cell"].astype(self.dtype)
+        # All operations have parameters from the start, whichever is active then.
+        active = None if mixture.active is None or self.is_initializing() else mixture.active["cell"]
+        # Where few edges pool, a map that all of them share is seldom needed.
+        of = Node.of if active is None else Node
+        nodes = [of(x)]
         for node in (1, 2, 3):
             total = jnp.zeros_like(x)
             for edge, (target, source) in enumerate(EDGES):
                 if target != node:
                     continue
-                for option, operation in enumerate(self.space.operations):
-                    if operation == "none":
-                        continue
-                    total += nas_bench_201_operation(
-                        operation,
-                        nodes[source],
-                        weights[edge, option],
-                        affine=False,
-                        dtype=self.dtype,
-                        train=train,
-                        name=f"edge_{target}_{source}_{operation}",
-                    )
-            nodes.append(Node.of(total))
+                operations = [
+                    _operation(self.space, edge, option, self.dtype, train)
+                    for option in range(len(self.space.operations))
+                ]
+                if active is None:
+                    for operation in operations:
+                        total += operation(self, nodes[source], weights[edge])
+                    continue
+                chosen = jnp.argmax(active[edge])
+                total += nn.switch(chosen, operations, self, nodes[source], weights[edge])
+                if mixture.inactive == "scalar":
+                    total += jnp.sum(jnp.where(active[edge], 0, weights[edge]))
+            nodes.append(of(total))
         return nodes[3].features
+
+
+def _operation(
+    space: NASBench201, edge: int, option: int, dtype: DTypeLike, train: bool
+) -> Callable[[nn.Module, Node, jax.Array], jax.Array]:
+    """One candidate operation of an edge as a function (cell, node, weights of the edge) to its weighted features."""
+    operation, (target, source) = space.operations[option], EDGES[edge]
+
+    def run(cell: nn.Module, node: Node, weights: jax.Array) -> jax.Array:
+        if operation == "none":
+            return jnp.zeros_like(node.features)
+        name = f"edge_{target}_{source}_{operation}"
+        return nas_bench_201_operation(
+            operation, node, weights[option], affine=False, dtype=dtype, train=train, name=name
+        )
+
+    return run
 
 
 class NASBench201Supernet(nn.Module):
@@ -111,9 +151,11 @@ class NASBench201Supernet(nn.Module):
     def __call__(self, x: jax.Array, mixture: Mixture, train: bool) -> jax.Array:
         """Images [B, H, W, channels of the image] to logits [B, num_classes]."""
         check_tables(self.space.choices, mixture.weights, "mixture")
+        if mixture.active is not None:
+            check_tables(self.space.choices, mixture.active, "mixture")
 
         def cell(x: jax.Array, name: str) -> jax.Array:
-            return MixedCell(self.space, self.dtype, name=name)(x, mixture.weights["cell"], train)
+            return MixedCell(self.space, self.dtype, name=name)(x, mixture, train)
 
         return skeleton(
             x,

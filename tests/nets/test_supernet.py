@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gaea_jax.errors import UsageError
 from gaea_jax.nets import Mixture, inherit, network, supernet
@@ -52,11 +52,12 @@ def test_nodes_sum_their_edges_in_the_order_of_the_table(draw: Callable) -> None
     table[:, OPERATIONS.index("skip_connect")] = w
     table[:, OPERATIONS.index("none")] = 7.0
     cell = MixedCell(NAS_BENCH_201, jnp.float32)
-    variables = draw(cell, x, table)
+    mixture = Mixture({"cell": jnp.asarray(table)})
+    variables = draw(cell, x, mixture)
     node_1 = w[0]
     node_2 = w[1] + w[2] * node_1
     node_3 = w[3] + w[4] * node_1 + w[5] * node_2
-    chex.assert_trees_all_close(cell.apply(variables, x, table, train=False), node_3 * x, atol=1e-5)
+    chex.assert_trees_all_close(cell.apply(variables, x, mixture, train=False), node_3 * x, atol=1e-5)
 
 
 def test_the_weight_of_none_changes_nothing(net: Net) -> None:
@@ -152,6 +153,85 @@ def test_gradients_against_float64_differences(draw: Callable) -> None:
     assert not jax.config.jax_enable_x64
 
 
+SAMPLE = Genotype(("nor_conv_3x3", "avg_pool_3x3", "nor_conv_1x1", "skip_connect", "none", "nor_conv_3x3"))
+
+
+def idle(path: tuple[str, ...]) -> bool:
+    """Whether a leaf belongs to a candidate operation that `SAMPLE` has not."""
+    chosen = {
+        f"edge_{target}_{source}_{operation}" for (target, source), operation in zip(EDGES, SAMPLE.cell, strict=True)
+    }
+    return path[0].startswith("cell_") and path[1] not in chosen
+
+
+def test_what_is_active_computes_what_the_dense_supernet_and_the_derived_network_compute(net: Net) -> None:
+    sampled = Mixture.derived(NAS_BENCH_201.encode(SAMPLE))
+    dense = Mixture(sampled.weights)
+    derived = network(NAS_BENCH_201, SAMPLE, **SIZE)
+    inherited = inherit(NAS_BENCH_201, net.variables, SAMPLE)
+    logits, updated = net.train(net.variables, IMAGES, sampled)
+    chex.assert_trees_all_close(logits, net.train(net.variables, IMAGES, dense)[0], atol=1e-4)
+    expected = jax.jit(lambda v: derived.apply(v, IMAGES, train=True, mutable=["batch_stats"])[0])(inherited)
+    chex.assert_trees_all_close(logits, expected, atol=1e-4)
+    expected = jax.jit(lambda v: derived.apply(v, IMAGES, train=False))(inherited)
+    chex.assert_trees_all_close(net.test(net.variables, IMAGES, sampled), expected, atol=1e-4)
+    before, after = flatten_dict(net.variables["batch_stats"]), flatten_dict(updated["batch_stats"])
+    for path, leaf in after.items():
+        assert np.array_equal(leaf, before[path]) == idle(path), path
+
+
+def test_what_is_not_active_is_not_computed(net: Net) -> None:
+    sampled = Mixture.derived(NAS_BENCH_201.encode(SAMPLE))
+    params = flatten_dict(net.variables["params"])
+    broken = unflatten_dict({path: np.full_like(p, np.nan) if idle(path) else p for path, p in params.items()})
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def total(params: Any) -> tuple[jax.Array, jax.Array]:
+        variables = {**net.variables, "params": params}
+        logits, _ = net.module.apply(variables, IMAGES, sampled, train=True, mutable=["batch_stats"])
+        return jnp.sum(logits**2), logits
+
+    (_, logits), gradient = total(broken)
+    chex.assert_trees_all_equal(logits, total(net.variables["params"])[0][1])
+    for path, leaf in flatten_dict(gradient).items():
+        assert np.array_equal(leaf, np.zeros_like(leaf)) if idle(path) else np.isfinite(leaf).all(), path
+
+
+def test_an_idle_scalar_is_added_as_a_number(draw: Callable) -> None:
+    shape, chosen = (6, len(TINY.operations)), np.array([0, 1, 2, 1, 2, 1])
+    active = {"cell": jnp.asarray(np.eye(shape[1], dtype=bool)[chosen])}
+    narrow = draw(supernet(TINY, **SIZE), IMAGES, Mixture({"cell": jnp.zeros(shape)}))
+    table = np.random.default_rng(1).normal(size=shape)
+    variables, images = jax.tree.map(np.float64, (narrow, IMAGES))
+    with jax.enable_x64(True):
+        module = supernet(TINY, **SIZE, dtype=jnp.float64)
+
+        @jax.jit
+        @functools.partial(jax.value_and_grad, has_aux=True)
+        def total(table: jax.Array) -> tuple[jax.Array, jax.Array]:
+            mixture = Mixture({"cell": table}, active, "scalar")
+            logits, _ = module.apply(variables, images, mixture, train=True, mutable=["batch_stats"])
+            return jnp.sum(logits**2), logits
+
+        @jax.jit
+        def skipping(table: jax.Array) -> jax.Array:
+            mixture = Mixture({"cell": table}, active)
+            return module.apply(variables, images, mixture, train=True, mutable=["batch_stats"])[0]
+
+        (_, logits), gradient = total(table)
+        moves = 1e-6 * np.eye(table.size).reshape(-1, *shape)
+        slopes = np.array([total(table + move)[0][0] - total(table - move)[0][0] for move in moves]) / 2e-6
+        one_hot = np.where(active["cell"], table, 0.0)
+        (_, zeroed), _ = total(one_hot)
+        skipped = skipping(one_hot)
+    chex.assert_trees_all_close(gradient, slopes.reshape(shape), rtol=1e-5, atol=1e-6)
+    # All options have a gradient, but the chosen one of the first edge: it is none.
+    assert np.all((np.asarray(gradient) != 0) == (np.arange(18).reshape(shape) != 0))
+    chex.assert_trees_all_close(zeroed, skipped, rtol=1e-12)
+    assert not np.allclose(logits, zeroed)
+
+
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32(draw: Callable) -> None:
     half, full = (supernet(TINY, **SIZE, dtype=dtype) for dtype in (jnp.bfloat16, jnp.float32))
     mixture = Mixture({"cell": MIXTURE.weights["cell"][:, : len(TINY.operations)]})
@@ -182,6 +262,8 @@ def test_wrong_input_is_refused(net: Net) -> None:
     key = jax.random.key(0)
     with pytest.raises(UsageError, match=r"^mixture: wants tables of shapes \{'cell': \(6, 5\)\}, got .*6, 4"):
         net.module.init(key, IMAGES, Mixture({"cell": jnp.full((6, 4), 0.25)}), train=False)
+    with pytest.raises(UsageError, match=r"^mixture: wants tables of shapes .*, got \{'cell': \(6,\)\}"):
+        net.module.init(key, IMAGES, Mixture(MIXTURE.weights, {"cell": jnp.zeros(6, bool)}), train=False)
     with pytest.raises(UsageError, match=r"^mixture: wants tables of shapes .*, got \{\}"):
         net.module.init(key, IMAGES, Mixture({}), train=False)
     with pytest.raises(UsageError, match=r"^dataset: .* divisible by 4, got \[4, 6, 6, 3\]"):
