@@ -16,11 +16,12 @@ import tyro
 from matplotlib.figure import Figure
 
 from experiments.cli import guarded
-from experiments.suites import convergence, kills, supernet
+from experiments.suites import convergence, data, kills, supernet
 
 # A suite is a module with a dataclass ``Config``, ``run(config) -> dict`` (JSON) and ``plot(result, axes)``.
 SUITES = {
     "convergence": convergence,
+    "data": data,
     "kills": kills,
     "supernet": supernet,
 }

@@ -73,11 +73,13 @@ def fail(status: int, sentence: str) -> NoReturn:
 
 
 def _first_paragraph(box: str) -> str:
-    """What a box of tyro's says between its title and its first rule or empty line."""
+    """What a box of tyro's says between its title and the next rule or empty line."""
     _, *lines = re.sub(r"\x1b\[[0-9;]*m", "", box).strip().splitlines()
     words: list[str] = []
     for line in (line.strip("│| ") for line in lines):
-        if set(line) <= set("─-"):
+        if not set(line) <= set("─-"):
+            words += line.split()
+        # A stream that cannot show a box has a rule under the title too.
+        elif words:
             break
-        words += line.split()
     return " ".join(words).removeprefix("Error parsing ")

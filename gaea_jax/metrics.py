@@ -1,4 +1,6 @@
-"""The record of a run: one JSON line a report in ``metrics.jsonl``, and progress shown on standard error."""
+"""The record of a run: one JSON line a report in ``metrics.jsonl``, the same for TensorBoard if it is wanted, and
+progress shown on standard error.
+"""
 
 import json
 import math
@@ -6,16 +8,22 @@ import os
 import pathlib
 import sys
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from gaea_jax.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+# Bars of a histogram; TensorBoard shows as many.
+BARS = 30
 
 # Reports over which the rate is averaged: enough to be steady, few enough to follow a change of speed.
 RATE_WINDOW = 8
@@ -39,13 +47,18 @@ class MetricsLog:
       [100, 200]
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], tensorboard: str | os.PathLike[str] | None = None):
         """Names the file; its folder must exist when the first report is appended.
 
         Args:
           path: the file, by convention ``metrics.jsonl`` in the folder of the run.
+          tensorboard: folder that gets the same reports as event files (see `EventLog`); None for none.
+
+        Raises:
+          UsageError: on ``tensorboard``, if the package that writes them is missing.
         """
         self.path = pathlib.Path(path)
+        self._events = EventLog(tensorboard) if tensorboard is not None else None
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Writes one report.
@@ -59,12 +72,16 @@ class MetricsLog:
             number. Nothing is written.
           TypeError: a value is none of the above. Nothing is written.
         """
-        line = _line(record)
+        plain = _plain(record)
         with open(self.path, "a", encoding="ascii") as file:
-            file.write(line)
+            file.write(_line(plain))
+        if self._events:
+            self._events.append(plain)
 
     def rewind(self, step: int) -> None:
         """Drops what was reported after a step, and a torn last line, in one atomic replacement of the file.
+
+        Event files for TensorBoard begin anew with the reports that stay.
 
         Args:
           step: the number of completed steps in the checkpoint that the run resumes from. Reports with at
@@ -75,10 +92,12 @@ class MetricsLog:
         """
         if not self.path.exists():
             return
-        kept = [_line(record) for record in read_metrics(self.path) if record["step"] <= step]
+        kept = [record for record in read_metrics(self.path) if record["step"] <= step]
         temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text("".join(kept), encoding="ascii")
+        temporary.write_text("".join(map(_line, kept)), encoding="ascii")
         os.replace(temporary, self.path)
+        if self._events:
+            self._events.restart(kept)
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -106,6 +125,80 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     # No proper prefix of a JSON object is one, so a tail that parses only lacks its line end.
     last = _parse(tail)
     return records if last is None else [*records, last]
+
+
+class EventLog:
+    """The reports of a run as event files, which TensorBoard shows: ``tensorboard --logdir FOLDER``.
+
+    A number becomes a scalar, a text such as the genotype a text, and a table of numbers such as a mixture a histogram:
+    a scalar for each option on each edge would bury the others. Tags are the names of a report, joined as in
+    ``table/cifar10/rank``. An event has the time of the run (``wall_s``), without the pauses before a resume.
+
+    Every report that :meth:`append` returned from is in the file after a ``kill -9``.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        """Names the folder, and writes nothing yet.
+
+        Args:
+          folder: by convention ``tensorboard`` in the folder of the run; made with the first report.
+
+        Raises:
+          UsageError: on ``tensorboard``, if the package tensorboardX is missing.
+        """
+        try:
+            import tensorboardX  # noqa: F401
+        except ImportError as error:
+            raise UsageError("tensorboard", "needs the package tensorboardX: pip install tensorboardX") from error
+        self._folder = pathlib.Path(folder)
+        self._writer: Any = None
+        self._begin = time.time()
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Writes one report.
+
+        Args:
+          record: names to JSON values, ``step`` among them.
+        """
+        if self._writer is None:
+            self.restart([])
+        self._write(record)
+        self._writer.flush()
+
+    def restart(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Begins a new event file that replaces all older ones of the folder.
+
+        It starts a new session at step 0, for which TensorBoard drops what it has read of the run so far. So no step is
+        shown twice, and none is missing, even if the run had no event files before.
+
+        Args:
+          records: the reports to begin with.
+        """
+        from tensorboardX import RecordWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._folder.mkdir(exist_ok=True)
+        # TensorBoard reads the files of a folder in the order of their names.
+        self._writer = RecordWriter(str(self._folder / f"events.out.tfevents.{time.time_ns()}"))
+        weakref.finalize(self, self._writer.close)
+        if records:
+            self._begin = time.time() - records[-1].get("wall_s", 0.0)
+        start = SessionLog(status=SessionLog.START)
+        for event in (Event(file_version="brain.Event:2"), Event(step=0, session_log=start)):
+            event.wall_time = self._begin
+            self._writer.write(event.SerializeToString())
+        for record in records:
+            self._write(record)
+        self._writer.flush()
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        when = self._begin + record["wall_s"] if "wall_s" in record else time.time()
+        for name, value in record.items():
+            for summary in _summaries(name, value) if name != "step" else ():
+                event = Event(wall_time=when, step=record["step"], summary=summary)
+                self._writer.write(event.SerializeToString())
 
 
 class Progress:
@@ -217,11 +310,43 @@ def _pace(steps: int, seconds: float, remaining: int) -> str:
     return f"{rate:,.0f} steps/s  {left} left" if rate >= 100 else f"{rate:.3g} steps/s  {left} left"
 
 
-def _line(record: Mapping[str, Any]) -> str:
-    plain = _json_value(record, "record")
+def _summaries(tag: str, value: Any) -> Iterator[Any]:
+    """What TensorBoard shows of a value in a report: nothing of one that is absent or empty."""
+    from tensorboardX import summary
+
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _summaries(f"{tag}/{name}", item)
+    elif isinstance(value, int | float):
+        yield summary.scalar(tag, value)
+    elif isinstance(value, str):
+        # TensorBoard takes a text for Markdown, and a genotype for a table, unless it is code.
+        yield summary.text(tag, f"`{value}`")
+    elif isinstance(value, list):
+        numbers = np.array(list(_flat(value)))
+        if numbers.size and numbers.dtype.kind in "bif":
+            yield summary.histogram(tag, numbers, BARS)
+        elif value:
+            yield summary.text(tag, f"`{json.dumps(value)}`")
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
+
+
+def _line(plain: Mapping[str, Any]) -> str:
+    return json.dumps(plain) + "\n"
+
+
+def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = _json_value(record, "record")
     if not _has_step(plain):
         raise ValueError(f"record: step must be a whole number, got {plain.get('step')!r}")
-    return json.dumps(plain) + "\n"
+    return plain
 
 
 def _json_value(value: Any, name: str) -> Any:

@@ -1,6 +1,8 @@
+import gc
 import io
 import json
 import re
+import struct
 import sys
 import types
 
@@ -10,6 +12,8 @@ import hypothesis.strategies as st
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
 
 from gaea_jax import metrics
 from gaea_jax.errors import UsageError
@@ -144,6 +148,148 @@ def test_a_rewind_that_is_cut_short_leaves_the_old_file(log, monkeypatch):
 def test_rewinding_a_file_that_is_not_there_makes_none(log):
     log.rewind(10)
     assert not log.path.exists()
+
+
+TRUTH = {"cifar10": {"test": 93.5, "rank": 167}}
+REPORT = {
+    "step": 30,
+    "loss": 2.25,
+    "entropy": {"normal": 1.25, "reduce": 1.5},
+    "mixture": {"cell": [[0.25, 0.75], [0.5, 0.5]]},
+    "genotype": "|none~0|",
+    "table": TRUTH,
+    "valid_accuracy": None,
+    "wall_s": 47.0,
+}
+
+
+def events(file):
+    """The events of a file, whose checksums must be right."""
+    data = file.read_bytes()
+    while data:
+        header, (length,) = data[:8], struct.unpack("<Q", data[:8])
+        body = data[12 : 12 + length]
+        assert struct.unpack("<I", data[8:12])[0] == masked_crc32c(header)
+        assert struct.unpack("<I", data[12 + length : 16 + length])[0] == masked_crc32c(body)
+        yield Event.FromString(body)
+        data = data[16 + length :]
+
+
+def curves(folder, *, sessions):
+    """What TensorBoard shows: for each tag (step, wall time, value).
+
+    Its two readers drop what a resumed run says again by different rules: at the start of a session all from its step
+    on, or at each event those of its tag from its step on.
+    """
+    shown = {}
+    for file in sorted(folder.iterdir()):
+        assert "tfevents" in file.name
+        for index, event in enumerate(events(file)):
+            assert (event.file_version == "brain.Event:2") == (index == 0)
+            if sessions and event.session_log.status == SessionLog.START:
+                shown = {tag: [point for point in points if point[0] < event.step] for tag, points in shown.items()}
+            for value in event.summary.value:
+                points = shown.setdefault(value.tag, [])
+                if not sessions:
+                    points[:] = [point for point in points if point[0] < event.step]
+                points.append((event.step, event.wall_time, value))
+    return shown
+
+
+@pytest.fixture
+def events_log(tmp_path):
+    return metrics.MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard")
+
+
+def test_every_value_of_a_report_is_in_the_events_when_append_returns(events_log):
+    events_log.append(REPORT)
+    shown = curves(events_log.path.parent / "tensorboard", sessions=True)
+    (values,) = zip(*((points[0][2],) for points in shown.values()), strict=True)
+    assert all(len(points) == 1 and points[0][0] == 30 for points in shown.values())
+    scalars = {value.tag: value.simple_value for value in values if value.WhichOneof("value") == "simple_value"}
+    assert scalars == {
+        "loss": 2.25,
+        "entropy/normal": 1.25,
+        "entropy/reduce": 1.5,
+        "table/cifar10/test": 93.5,
+        "table/cifar10/rank": 167,
+        "wall_s": 47.0,
+    }
+    (text,) = (value for value in values if value.metadata.plugin_data.plugin_name == "text")
+    assert text.tag.startswith("genotype") and text.tensor.string_val == [b"`|none~0|`"]
+    (histogram,) = (value for value in values if value.WhichOneof("value") == "histo")
+    assert histogram.tag == "mixture/cell"
+    assert (histogram.histo.num, histogram.histo.min, histogram.histo.max) == (4, 0.25, 0.75)
+    assert sum(histogram.histo.bucket) == 4 and len(histogram.histo.bucket) <= metrics.BARS + 1
+    assert metrics.read_metrics(events_log.path) == [REPORT]
+
+
+def test_tables_that_are_flat_ragged_or_of_texts_have_their_form(events_log):
+    events_log.append({"step": 1, "flat": [[0.25] * 4], "ragged": [[1.0], [0.5, 0.5]], "cells": ["a", "b"], "none": []})
+    shown = curves(events_log.path.parent / "tensorboard", sessions=True)
+    assert {tag: points[0][2].histo.num for tag, points in shown.items()} == {
+        "flat": 4,
+        "ragged": 3,
+        "cells/text_summary": 0,
+    }
+    assert shown["cells/text_summary"][0][2].tensor.string_val == [b'`["a", "b"]`']
+
+
+@pytest.mark.parametrize("sessions", [True, False])
+@pytest.mark.parametrize("events_before", [True, False])
+def test_a_resumed_run_shows_every_step_once_and_no_pause(tmp_path, monkeypatch, sessions, events_before):
+    now = [1000.0]
+    monkeypatch.setattr(metrics.time, "time", lambda: now[0])
+    path, folder = tmp_path / "metrics.jsonl", tmp_path / "tensorboard"
+    first = metrics.MetricsLog(path, folder if events_before else None)
+    for step in (1, 2, 3, 4):
+        first.append({"step": step, "loss": 1.0 / step, "wall_s": 10.0 * step})
+    now[0] = 9000.0
+    second = metrics.MetricsLog(path, folder)
+    second.rewind(2)
+    for step in (3, 4, 5):
+        second.append({"step": step, "loss": 2.0 / step, "wall_s": 10.0 * step})
+    points = curves(folder, sessions=sessions)["loss"]
+    assert [step for step, _, _ in points] == [1, 2, 3, 4, 5]
+    expected = [1.0, 1 / 2, 2 / 3, 2 / 4, 2 / 5]
+    np.testing.assert_allclose([value.simple_value for _, _, value in points], expected, rtol=1e-6)
+    assert np.diff([when for _, when, _ in points]).tolist() == [10.0] * 4
+    assert points[1][1] == 9000.0
+    assert len(list(folder.iterdir())) == 1 + events_before
+
+
+def test_a_run_that_resumes_without_a_report_starts_its_events_anew(tmp_path):
+    for step in (1, 2):
+        log = metrics.MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard")
+        log.rewind(0)
+        log.append({"step": step})
+        log.append({"step": 5, "loss": float(step)})
+    shown = curves(tmp_path / "tensorboard", sessions=True)
+    assert [(step, value.simple_value) for step, _, value in shown["loss"]] == [(5, 2.0)]
+
+
+def test_without_tensorboard_there_are_no_events_and_a_refused_report_leaves_none(tmp_path, log, events_log):
+    log.append({"step": 1})
+    with pytest.raises(ValueError, match="finite"):
+        events_log.append({"step": 2, "loss": float("nan")})
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_missing_package_is_named_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UsageError, match="pip install tensorboardX") as caught:
+        metrics.MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard")
+    assert caught.value.argument == "tensorboard"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dropped_log_closes_its_files(tmp_path):
+    log = metrics.MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard")
+    log.append({"step": 1})
+    handle = log._events._writer._writer
+    del log
+    gc.collect()
+    assert handle.closed
 
 
 @pytest.fixture

@@ -13,16 +13,19 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.path import Path
 
 from gaea_jax import plot
 from gaea_jax.errors import UsageError
+from gaea_jax.plot import graph
 
 OPERATIONS = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 PAIRS = [(source, target) for target in range(1, 4) for source in range(target)]
 CHOICES = {"cell": (OPERATIONS, [f"{target}<-{source}" for source, target in PAIRS])}
 LABELS = [*OPERATIONS, "none", "nor_conv_3x3"]
+PARTS = sorted(path for path in pathlib.Path(plot.__file__).parent.glob("*.py") if path.stem != "__init__")
 CELL = [(*pair, label) for pair, label in zip(PAIRS, LABELS, strict=True)]
 
 
@@ -290,12 +293,12 @@ def test_no_label_of_a_graph_meets_another_a_line_or_the_border(tmp_path_factory
 
 
 def test_the_arcs_of_the_complete_cell_do_not_cross():
-    lanes = dict(zip(PAIRS, plot._lanes(CELL), strict=True))
+    lanes = dict(zip(PAIRS, graph._lanes(CELL), strict=True))
     assert lanes[0, 1] == lanes[1, 2] == lanes[2, 3] == 0
     assert lanes[0, 2] * lanes[1, 3] < 0
     assert abs(lanes[0, 3]) == 2
     # Above, the third arc would cross the first; below, it encloses its twin.
-    assert plot._lanes([(0, 2, "x"), (1, 3, "x"), (1, 3, "y")]) == [1, -1, -2]
+    assert graph._lanes([(0, 2, "x"), (1, 3, "x"), (1, 3, "y")]) == [1, -1, -2]
 
 
 @pytest.mark.parametrize("edge", [(1, 0, "x"), (1, 1, "x"), (0, 3, "x"), (-1, 1, "x")])
@@ -318,11 +321,11 @@ def test_a_run_killed_while_drawing_leaves_the_last_whole_picture(tmp_path, monk
     plot.training_curves(search_records(2), path)
     before = path.read_bytes()
 
-    def killed(canvas, target):
+    def killed(figure, target, **options):
         target.write_bytes(b"\x89PNG")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(FigureCanvasAgg, "print_png", killed)
+    monkeypatch.setattr(Figure, "savefig", killed)
     with pytest.raises(KeyboardInterrupt):
         plot.training_curves(search_records(3), path)
     assert path.read_bytes() == before
@@ -334,7 +337,7 @@ def test_a_run_killed_while_drawing_leaves_the_last_whole_picture(tmp_path, monk
 def test_pyplot_is_never_loaded_and_no_other_room_either(tmp_path):
     program = f"""
 import json, sys
-sys.path.insert(0, {str(pathlib.Path(plot.__file__).parents[1])!r})
+sys.path.insert(0, {str(pathlib.Path(plot.__file__).parents[2])!r})
 from gaea_jax import plot
 records, choices, edges = json.loads(sys.stdin.read())
 plot.search_plots(records, choices, edges, {str(tmp_path)!r})
@@ -343,4 +346,66 @@ print("matplotlib.pyplot" in sys.modules, sorted(rooms))
 """
     data = json.dumps([search_records(2), CHOICES, CELL])
     done = subprocess.run([sys.executable, "-c", program], input=data, capture_output=True, text=True, check=True)
-    assert done.stdout == "False ['gaea_jax.errors', 'gaea_jax.plot']\n"
+    rooms = [f"gaea_jax.{name}" for name in ("errors", "plot", *(f"plot.{path.stem}" for path in PARTS))]
+    assert done.stdout == f"False {rooms}\n"
+
+
+GROUPS = [
+    {
+        "label": label,
+        "seeds": seeds,
+        "curves": {
+            name: {"step": [10, 20, 30], "wall_s": [1.0, 2.5, 4.0], "mean": mean, "std": [0.0, 0.5, 2.0]}
+            for name, mean in curves.items()
+        },
+    }
+    for label, seeds, curves in [
+        ("joint", [0, 1], {"entropy": [1.3, 1.2, 1.1], "rank": [2.0, 4.0, 1.0]}),
+        ("alternating", [0], {"entropy": [1.25, 1.0, 0.5]}),
+    ]
+]
+PANELS = [plot.Panel("entropy", "nats"), plot.Panel("rank", "rank (1 is best)", held=True, rank=True)]
+
+
+def test_a_comparison_has_a_line_a_group_and_a_band_over_its_seeds(tmp_path):
+    figure = plot.comparison(GROUPS, PANELS, tmp_path / "new" / "a.png")
+    steps, times, rank_steps, rank_times = figure.axes
+    for axes, where in ((steps, [10, 20, 30]), (times, [1, 2.5, 4])):
+        joint, alternating = axes.lines
+        chex.assert_trees_all_close(joint.get_xydata(), np.column_stack([where, [1.3, 1.2, 1.1]]))
+        chex.assert_trees_all_close(alternating.get_xydata(), np.column_stack([where, [1.25, 1.0, 0.5]]))
+        assert joint.get_color() != alternating.get_color()
+        (band,) = axes.collections
+        edge = {tuple(point) for point in band.get_paths()[0].vertices.round(6).tolist()}
+        assert {(where[1], 0.7), (where[1], 1.7), (where[2], -0.9), (where[2], 3.1)} <= edge
+    for axes in (rank_steps, rank_times):
+        (line,) = axes.lines
+        (band,) = axes.collections
+        assert line.get_drawstyle() == "steps-post" and axes.get_yscale() == "log"
+        # No rank is better than the first, and none is drawn where a logarithm cannot be.
+        assert band.get_paths()[0].vertices[:, 1].min() == 1
+    assert [axes.get_ylabel() for axes in (steps, rank_steps)] == ["nats", "rank (1 is best)"]
+    assert [axes.get_xlabel() for axes in (rank_steps, rank_times)] == ["step", "wall-clock time (s)"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["joint (2 seeds)", "alternating (1 seed)"]
+    colours = [line.get_color() for line in steps.lines]
+    assert [handle.get_color() for handle in legend.legend_handles] == colours
+    assert size(tmp_path / "new" / "a.png")[0] > 1000
+
+
+def test_a_comparison_of_many_groups_has_a_look_for_each_and_writes_a_pdf(tmp_path):
+    groups = [{**GROUPS[1], "label": str(index)} for index in range(10)]
+    figure = plot.comparison(groups, PANELS[:1], tmp_path / "a.pdf")
+    looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
+    assert len(looks) == 10
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(
+    ("panels", "said"), [([], "at least one"), ([plot.Panel("loss", "nats")], "not loss")], ids=["none", "unknown"]
+)
+def test_a_comparison_of_nothing_is_refused(tmp_path, panels, said):
+    with pytest.raises(UsageError, match=said) as caught:
+        plot.comparison(GROUPS, panels, tmp_path / "a.png")
+    assert caught.value.argument == "panels"
+    assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from matplotlib.axes import Axes
 
 from gaea_jax.errors import UsageError
-from gaea_jax.methods import gaea
+from gaea_jax.methods import get_method
 from gaea_jax.nets import supernet
 from gaea_jax.optim import search_optimizer
 from gaea_jax.spaces import get_space
@@ -33,8 +33,14 @@ class Config:
 
     space: str = "nas_bench_201_nozero"
     """Name of the search space."""
+    method: str = "gaea"
+    """Name of the search method, at its defaults; one that samples takes another sample at every step."""
+    objective: str = "single-level"
+    """Objective of the step."""
     order: str = "joint"
     """Order of the step, "joint" or "alternating"."""
+    hypergradient: str = "exact"
+    """Of "bilevel-unrolled", "exact" or "finite-difference"."""
     channels: int = 16
     """Width of the first stage."""
     cells: int = 1
@@ -85,7 +91,8 @@ def run(config: Config) -> dict[str, Any]:
         if config.yardstick:
             theirs.append(_yardstick(config.yardstick))
     median = statistics.median(ours)
-    conclusion = f"{config.order}: {median:.3f} s a step, {config.batch_size / median:.0f} images/s"
+    name = " ".join((config.method, config.objective, config.order))
+    conclusion = f"{name}: {median:.3f} s a step, {config.batch_size / median:.0f} images/s"
     result: dict[str, Any] = {
         "config": dataclasses.asdict(config),
         "step_s": ours,
@@ -105,10 +112,18 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _build(config: Config) -> tuple[SearchState, Any, Any]:
-    space, method = get_space(config.space), gaea()
+    space, method = get_space(config.space), get_method(config.method)()
     net = supernet(space, channels=config.channels, cells=config.cells, num_classes=10, dtype=DTYPES[config.dtype])
     tx = search_optimizer(weights=sgd(0.025, momentum=0.9, weight_decay=3e-4, clip_norm=5.0), arch=method.optimizer)
-    step = make_search_step(net, space, method, tx, order=config.order)
+    step = make_search_step(
+        net,
+        space,
+        method,
+        tx,
+        objective=config.objective,
+        order=config.order,
+        hypergradient=config.hypergradient,
+    )
     shape = (config.image, config.image, 3)
     state = compiled_once(lambda key: SearchState.create(net, space, method, tx, shape, key))(jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (config.batch_size, *shape))

@@ -155,3 +155,36 @@ def prepare(
     augment_key, cutout_key = jax.random.split(key)
     batch = normalise(augment(augment_key, images, augmentation), mean, std)
     return cutout(cutout_key, batch, augmentation.cutout) if augmentation.cutout else batch
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recipe:
+    """What is done to the images of a stream of training batches; a pytree, called with the step and the images.
+
+    Attributes:
+      key: random key of the augmentation.
+      augmentation: what is done to each image.
+      mean: a number for each channel, see `normalise`.
+      std: a number for each channel.
+    """
+
+    key: jax.Array
+    augmentation: Augmentation = dataclasses.field(metadata={"static": True})
+    mean: tuple[float, ...] = dataclasses.field(metadata={"static": True})
+    std: tuple[float, ...] = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, step: int | jax.Array, images: jax.Array) -> jax.Array:
+        """Augments and normalises the images of a step.
+
+        Args:
+          step: integer, 0 or more.
+          images: uint8 ``[batch, height, width, channels]``.
+
+        Returns:
+          float32, shape of ``images``.
+
+        Raises:
+          UsageError: as `normalise`.
+        """
+        return prepare(jax.random.fold_in(self.key, step), images, self.augmentation, self.mean, self.std)

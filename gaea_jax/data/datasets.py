@@ -1,4 +1,4 @@
-"""Image classification sets as uint8 arrays on the host: digits, or any prepared set of TensorFlow Datasets.
+"""Image classification sets, in memory or left on disk: digits, or any prepared set of TensorFlow Datasets.
 
 TensorFlow itself is not needed. Nothing is downloaded and nothing is written.
 """
@@ -6,12 +6,11 @@ TensorFlow itself is not needed. Nothing is downloaded and nothing is written.
 import dataclasses
 import os
 import re
-from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from gaea_jax.data.augment import Augmentation
+from gaea_jax.data.splits import BLOCK, Split, StoredSplit, mixed_sizes, take
 from gaea_jax.errors import UsageError
 
 # (mean, std) of the NAS-Bench-201 recipe, in the 0..255 units they are published in
@@ -23,21 +22,6 @@ _PUBLISHED = {
 }
 # Sets of characters, where a mirror image is another character or none.
 _NO_FLIP = ("digits", "emnist", "kmnist", "mnist", "mnist_corrupted", "svhn_cropped")
-
-# Read by the thousand: TFDS is twice as fast that way as one by one, and the decoded copies stay small.
-_BLOCK = 1000
-
-
-class Split(NamedTuple):
-    """Labelled images.
-
-    Attributes:
-      images: uint8 ``[size, height, width, channels]``.
-      labels: int32 ``[size]``.
-    """
-
-    images: np.ndarray | jax.Array
-    labels: np.ndarray | jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,8 +39,8 @@ class Dataset:
     """
 
     name: str
-    train: Split
-    test: Split
+    train: Split | StoredSplit
+    test: Split | StoredSplit
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -95,15 +79,43 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
       >>> digits.train.images.shape, digits.test.labels.shape, digits.augmentation
       ((1437, 16, 16, 1), (360,), Augmentation(flip=False, pad=2, cutout=0))
     """
-    train, test, num_classes = _digits() if name == "digits" else _from_tfds(name, data_dir)
+    if name == "digits":
+        return _with_recipe(name, *_digits())
+    train, test, num_classes = _from_tfds(name, data_dir)
+    return _with_recipe(name, train.load(), test.load(), num_classes)
+
+
+def open_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+    """Opens a data set that does not fit on the device: its images stay on disk, and are decoded as they are read.
+
+    What is accepted, and the constants, are those of `load_dataset`; where there are no published ones, all training
+    images are read once, block by block, for their statistics. An image of another size, or without a label, is only
+    found when it is read.
+
+    Args:
+      name: the name of a data set as TFDS spells it.
+      data_dir: folder of prepared TFDS sets; None is TFDS's own default.
+
+    Returns:
+      The data set, both splits stored.
+
+    Raises:
+      UsageError: as `load_dataset`; on ``stream`` for "digits".
+    """
+    if name == "digits":
+        raise UsageError("stream", "applies to TFDS sets that are stored on disk; the digits are always in memory")
+    return _with_recipe(name, *_from_tfds(name, data_dir))
+
+
+def _with_recipe(name: str, train: Split | StoredSplit, test: Split | StoredSplit, num_classes: int) -> Dataset:
     base = re.split("[/:]", name)[0]
     if base in _PUBLISHED:
         mean, std = (np.array(constant) / 255 for constant in _PUBLISHED[base])
     else:
-        mean, std = _statistics(np.asarray(train.images))
+        mean, std = _statistics(train)
     if not np.all(std > 0):
         raise UsageError("dataset", f"{name!r} has a channel that is the same in all pixels; it cannot be normalised")
-    pad = min(train.images.shape[1:3]) // 8
+    height, width, _ = train.image_shape
     return Dataset(
         name=name,
         train=train,
@@ -111,7 +123,7 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
         num_classes=num_classes,
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
-        augmentation=Augmentation(flip=base not in _NO_FLIP, pad=pad),
+        augmentation=Augmentation(flip=base not in _NO_FLIP, pad=min(height, width) // 8),
     )
 
 
@@ -137,7 +149,7 @@ def _enlarged(images: np.ndarray) -> np.ndarray:
     return np.rint(enlarged * 255 / 16).astype(np.uint8)[..., None]
 
 
-def _from_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Split, Split, int]:
+def _from_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[StoredSplit, StoredSplit, int]:
     import tensorflow_datasets as tfds
 
     catalogue = "https://www.tensorflow.org/datasets/catalog/overview"
@@ -182,38 +194,23 @@ def _from_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Spli
             "data_dir",
             f"the copy at {builder.data_path} is not in array_record format; make one with `{command}`",
         ) from error
-    train, test = (_decoded(name, source) for source in sources)
-    if train.images.shape[1:] != test.images.shape[1:]:
-        raise _mixed_sizes(name, train.images.shape[1:], test.images.shape[1:])
+    train, test = (
+        StoredSplit(name, split, source, source[0]["image"].shape)
+        for split, source in zip(("train", "test"), sources, strict=True)
+    )
+    if train.image_shape != test.image_shape:
+        raise mixed_sizes(name, train.image_shape, test.image_shape)
     return train, test, label.num_classes
 
 
-def _decoded(name: str, source: Any) -> Split:
-    """Reads a whole split of a TFDS data source into two arrays."""
-    size = len(source)
-    shape = source[0]["image"].shape
-    images, labels = np.empty((size, *shape), np.uint8), np.empty(size, np.int32)
-    for start in range(0, size, _BLOCK):
-        block = range(start, min(start + _BLOCK, size))
-        for i, example in zip(block, source.__getitems__(list(block)), strict=True):
-            if example["image"].shape != shape:
-                raise _mixed_sizes(name, shape, example["image"].shape)
-            images[i], labels[i] = example["image"], example["label"]
-    if labels.min() < 0:
-        raise UsageError("dataset", f"{name!r} has images without a label")
-    return Split(images, labels)
-
-
-def _mixed_sizes(name: str, one: tuple[int, ...], other: tuple[int, ...]) -> UsageError:
-    return UsageError(
-        "dataset",
-        f"{name!r} has images of different sizes, such as {one} and {other}; all must have one size",
-    )
-
-
-def _statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _statistics(split: Split | StoredSplit) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel in 0..1 units, from exact integer sums."""
-    pixels = images.size // images.shape[-1]
-    mean = images.sum((0, 1, 2), dtype=np.int64) / pixels
-    square = np.square(images, dtype=np.uint16).sum((0, 1, 2), dtype=np.int64) / pixels
-    return mean / 255, np.sqrt(square - mean**2) / 255
+    total, squares = np.zeros((2, split.image_shape[-1]), np.int64)
+    for start in range(0, split.size, BLOCK):
+        images = np.asarray(take(split, np.arange(start, min(start + BLOCK, split.size))).images)
+        total += images.sum((0, 1, 2), dtype=np.int64)
+        squares += np.square(images, dtype=np.uint16).sum((0, 1, 2), dtype=np.int64)
+    height, width, _ = split.image_shape
+    pixels = split.size * height * width
+    mean = total / pixels
+    return mean / 255, np.sqrt(squares / pixels - mean**2) / 255

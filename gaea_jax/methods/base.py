@@ -9,47 +9,72 @@ import optax
 
 from gaea_jax import simplex
 from gaea_jax.nets import Mixture
-from gaea_jax.spaces import SearchSpace
+from gaea_jax.spaces import SearchSpace, derive
 
 Space = SearchSpace[Any]
 Arch = dict[str, jax.Array]
+Tables = dict[str, jax.Array]
+Evaluate = Callable[[Any], float]
+
+PHASES = ("weights", "arch", "joint", "eval")
 
 
 class Method(NamedTuple):
     """A search method as a record of pure functions.
 
     Attributes:
-      init: ``(space, key) -> arch``, the architecture parameters: for each choice of the space one array of its
-        shape, float32 (float64 under x64).
-      mixture: ``(space, arch) -> Mixture``, the point at which the supernet is evaluated; differentiable in
-        ``arch``.
-      regularizer: ``(space, arch, mixture) -> scalar`` that is added to the loss, in nats.
+      init: ``(space, key) -> arch``, the architecture parameters, float32 (float64 under x64): for each choice of the
+        space one array of its shape, or nothing for a method that does not learn the choices.
+      weights: ``(space, arch) -> tables``, what every option weighs: for each choice a table whose rows are points of
+        the simplex. Reports show it, and larger means preferred.
+      mixture: ``(space, arch, key, step, phase) -> Mixture``, at which the supernet is evaluated; differentiable in
+        ``arch``. ``key`` is for what is sampled, ``step`` (int32 scalar, completed steps) for schedules. ``phase``, one
+        of `PHASES`, says which gradient is to be taken there: that of the weights, of the architecture or of both
+        (``"joint"``), or none (``"eval"``: the network that stands for ``arch``, nothing sampled).
+      regularizer: ``(space, arch) -> scalar`` that is added to the loss, in nats.
       optimizer: transform over ``arch``.
-      derive: ``(space, arch) -> genotype``, on the host.
+      derive: ``(space, arch, key, evaluate) -> genotype``, on the host. ``evaluate`` maps a genotype to its accuracy in
+        percent with the supernet's weights on held-out images, or is None where there are none.
     """
 
     init: Callable[[Space, jax.Array], Arch]
-    mixture: Callable[[Space, Arch], Mixture]
-    regularizer: Callable[[Space, Arch, Mixture], jax.Array]
+    weights: Callable[[Space, Arch], Tables]
+    mixture: Callable[[Space, Arch, jax.Array, jax.typing.ArrayLike, str], Mixture]
+    regularizer: Callable[[Space, Arch], jax.Array]
     optimizer: optax.GradientTransformationExtraArgs
-    derive: Callable[[Space, Arch], Any]
+    derive: Callable[[Space, Arch, jax.Array, Evaluate | None], Any]
 
 
-def entropic_regularizer(weight: float) -> Callable[[Space, Arch, Mixture], jax.Array]:
-    """The divergence of the mixture from the uniform one, summed over edges: it pulls *towards* uniform.
+def derive_heaviest(
+    weights: Callable[[Space, Arch], Tables],
+) -> Callable[[Space, Arch, jax.Array, Evaluate | None], Any]:
+    """The derivation of `Method` that keeps the heaviest options, by the rule of the space.
+
+    Args:
+      weights: as in `Method`.
+
+    Returns:
+      ``(space, arch, key, evaluate) -> genotype``, which needs neither the key nor an evaluation.
+    """
+    return lambda space, arch, key, evaluate: derive(space, weights(space, arch))
+
+
+def entropic_regularizer(factor: float, weights: Callable[[Space, Arch], Tables]) -> Callable[[Space, Arch], jax.Array]:
+    """The divergence of the weights from the uniform ones, summed over edges: it pulls *towards* uniform.
 
     The released GAEA code calls its factor ``arch_weight_decay``.
 
     Args:
-      weight: factor, 0 for none.
+      factor: 0 for none.
+      weights: as in `Method`.
 
     Returns:
       A regulariser for `Method`, in nats.
     """
 
-    def regularizer(space: Space, arch: Arch, mixture: Mixture) -> jax.Array:
-        divergences = [simplex.kl(w, simplex.uniform_like(w)).sum() for w in mixture.weights.values()]
-        return weight * jnp.sum(jnp.stack(divergences))
+    def regularizer(space: Space, arch: Arch) -> jax.Array:
+        divergences = [simplex.kl(w, simplex.uniform_like(w)).sum() for w in weights(space, arch).values()]
+        return factor * jnp.sum(jnp.stack(divergences))
 
     return regularizer
 

@@ -3,9 +3,8 @@
 import jax
 import optax
 
-from gaea_jax.methods.base import Arch, Method, Space, clipped, entropic_regularizer
+from gaea_jax.methods.base import Arch, Method, Space, Tables, clipped, derive_heaviest, entropic_regularizer
 from gaea_jax.nets import Mixture
-from gaea_jax.spaces import derive
 
 
 def darts(
@@ -15,7 +14,7 @@ def darts(
     entropy_weight: float = 0.0,
     weight_decay: float = 1e-3,
 ) -> Method:
-    """The softmax baseline, first order.
+    """The softmax baseline.
 
     Args:
       learning_rate: step of Adam (betas 0.5 and 0.999), a number or a schedule of the architecture step.
@@ -37,12 +36,16 @@ def darts(
             name: 1e-3 * jax.random.normal(k, choice.shape) for k, (name, choice) in zip(keys, choices, strict=True)
         }
 
+    def weights(space: Space, arch: Arch) -> Tables:
+        return {name: jax.nn.softmax(logits) for name, logits in arch.items()}
+
     return Method(
         init=init,
-        mixture=lambda space, arch: Mixture({name: jax.nn.softmax(logits) for name, logits in arch.items()}),
-        regularizer=entropic_regularizer(entropy_weight),
+        weights=weights,
+        mixture=lambda space, arch, key, step, phase: Mixture(weights(space, arch)),
+        regularizer=entropic_regularizer(entropy_weight, weights),
         optimizer=clipped(
             optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate, b1=0.5)), clip_norm
         ),
-        derive=derive,
+        derive=derive_heaviest(weights),
     )

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gaea_jax.methods.base import Arch, Method, Space, clipped, entropic_regularizer
+from gaea_jax.methods.base import Arch, Method, Space, Tables, clipped, derive_heaviest, entropic_regularizer
 from gaea_jax.nets import Mixture
 from gaea_jax.optim import exponentiated_gradient
-from gaea_jax.spaces import derive
 
 
 def gaea(
@@ -40,10 +39,14 @@ def gaea(
     def init(space: Space, key: jax.Array) -> Arch:
         return {name: jnp.full(c.shape, 1 / len(c.options), float) for name, c in space.choices.items()}
 
+    def weights(space: Space, arch: Arch) -> Tables:
+        return arch
+
     return Method(
         init=init,
-        mixture=lambda space, arch: Mixture(arch),
-        regularizer=entropic_regularizer(entropy_weight),
+        weights=weights,
+        mixture=lambda space, arch, key, step, phase: Mixture(arch),
+        regularizer=entropic_regularizer(entropy_weight, weights),
         optimizer=clipped(exponentiated_gradient(learning_rate, min_prob=min_prob, clamp=clamp), clip_norm),
-        derive=derive,
+        derive=derive_heaviest(weights),
     )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gaea_jax.data import Dataset, load_dataset
+from gaea_jax.data import Dataset, load_dataset, open_dataset
 from gaea_jax.errors import UsageError
 from gaea_jax.train.folder import RunFolder
 from gaea_jax.train.loop import LOOPS
@@ -24,6 +24,7 @@ class RunConfig:
     Attributes:
       dataset: "digits", or the name of a TFDS image set.
       data_dir: folder of prepared TFDS sets.
+      stream: leave the images on disk and read them as they are needed, for sets that do not fit on the device.
       epochs: passes over the training images; this or `steps`.
       steps: number of steps; this or `epochs`. The cosine of the learning rate then has a stair a step, not an epoch.
       seed: decides the initial weights and all batches.
@@ -33,10 +34,12 @@ class RunConfig:
       report_every: steps between reports and checkpoints; by default a fiftieth of the run.
       out: folder of the run. Without, the library writes nothing, and the scripts take one in ``runs/``.
       resume: continue the run in `out`.
+      tensorboard: also write the reports for TensorBoard, into ``tensorboard/`` of `out`.
     """
 
     dataset: str = "digits"
     data_dir: pathlib.Path | None = None
+    stream: bool = False
     epochs: int | None = None
     steps: int | None = None
     seed: int = 0
@@ -46,6 +49,7 @@ class RunConfig:
     report_every: int | None = None
     out: pathlib.Path | None = None
     resume: bool = False
+    tensorboard: bool = False
 
     def fields(self) -> dict[str, Any]:
         """All fields as JSON values."""
@@ -54,7 +58,7 @@ class RunConfig:
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide the numbers of a run, by flag; a resumed run must have the same."""
-        free = ("data_dir", "table", "report_every", "out", "resume")
+        free = ("data_dir", "table", "report_every", "out", "resume", "tensorboard")
         return {f"--{name.replace('_', '-')}": v for name, v in self.fields().items() if name not in free}
 
 
@@ -97,6 +101,8 @@ def check_run(config: RunConfig, batch_size: int, devices: int, *, positive: tup
     for name, accepted in (("loop", LOOPS), ("dtype", DTYPES)):
         if getattr(config, name) not in accepted:
             raise UsageError(name, f"{getattr(config, name)!r} is unknown; known are {', '.join(accepted)}")
+    if config.stream and config.loop == "scan":
+        raise UsageError("loop", 'must be "python" or "auto" where the images are streamed')
     if config.epochs is not None and config.steps is not None:
         raise UsageError("steps", "cannot be given together with a number of epochs")
     if batch_size % devices:
@@ -112,13 +118,13 @@ def load_data(config: RunConfig) -> Dataset:
       config: the configuration.
 
     Returns:
-      The data set, on the host.
+      The data set, on the host or left on disk.
 
     Raises:
-      UsageError: on ``dataset``, ``data_dir`` or ``cutout``.
+      UsageError: on ``dataset``, ``data_dir``, ``stream`` or ``cutout``.
     """
-    dataset = load_dataset(config.dataset, config.data_dir)
-    side = min(dataset.train.images.shape[1:3])
+    dataset = (open_dataset if config.stream else load_dataset)(config.dataset, config.data_dir)
+    side = min(dataset.train.image_shape[:2])
     if config.cutout >= side:
         raise UsageError("cutout", f"must be less than the {side} pixels of an image, not {config.cutout}")
     augmentation = dataclasses.replace(dataset.augmentation, cutout=config.cutout)
@@ -161,13 +167,15 @@ def open_folder(config: RunConfig) -> RunFolder | None:
       The folder; None if there is to be none.
 
     Raises:
-      UsageError: on ``out`` or ``resume``; nothing has been overwritten.
+      UsageError: on ``out``, ``resume`` or ``tensorboard``; nothing has been overwritten.
     """
     if config.out is None:
+        if config.tensorboard:
+            raise UsageError("tensorboard", "needs the folder of the run, --out")
         return None
     if config.resume:
-        return RunFolder.reopen(config.out, config.identity())
-    return RunFolder.create(config.out, config.fields(), config.identity())
+        return RunFolder.reopen(config.out, config.identity(), config.tensorboard)
+    return RunFolder.create(config.out, config.fields(), config.identity(), config.tensorboard)
 
 
 def compute_dtype(config: RunConfig) -> jax.typing.DTypeLike:

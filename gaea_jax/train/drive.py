@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gaea_jax.checkpoint import Checkpoints
+from gaea_jax.data import Stream
 from gaea_jax.metrics import progress
 from gaea_jax.train.folder import RunFolder
 from gaea_jax.train.loop import Step, data_parallel, run
@@ -86,7 +87,8 @@ def drive(
     Args:
       step: ``step(state, batch) -> (state, metrics)``, pure.
       state: the state before the first step.
-      source: ``source(i) -> batch``, a pytree.
+      source: ``source(i) -> batch``, a pytree; or a `Stream`, whose place is in the checkpoints and whose threads end
+        with the run.
       until: number of steps to have completed at the end.
       report: ``report(state, metrics) -> (record, text)``: adds to the mean metrics since the last report what is worth
         a line of ``metrics.jsonl``, and sums it up for the progress display. May not keep the state, which is donated.
@@ -105,11 +107,17 @@ def drive(
       Interrupted: SIGINT or SIGTERM arrived; the state was saved.
       DivergedError: loss, gradient or state is not finite; that state was not saved.
       CheckpointError: the run cannot be resumed.
+      UsageError: ``loop`` does not suit the source.
     """
     step, sharding = data_parallel(step, devices if devices is not None else jax.local_devices())
     # A copy, because the loop donates it: the source may hold the same key, and the caller may want the state again.
     # (`device_put` makes none where an array stays on its device.)
-    state, source = jax.device_put((jax.tree.map(jnp.copy, state), source), sharding)
+    state = jax.device_put(jax.tree.map(jnp.copy, state), sharding)
+    stream = source if isinstance(source, Stream) else None
+    if stream:
+        stream.place(sharding)
+    else:
+        source = jax.device_put(source, sharding)
     tallied = jax.device_put(_with_tally(step, state, source), sharding)
 
     def advance(tallied: _Tallied, batch: Any) -> tuple[_Tallied, dict[str, jax.Array]]:
@@ -118,13 +126,20 @@ def drive(
         sums = {name: jnp.where(first, value, tallied.sums[name] + value) for name, value in metrics.items()}
         return _Tallied(state, sums, jnp.where(first, 1, tallied.count + 1)), metrics
 
+    def saved(tallied: _Tallied, wall_s: float) -> Any:
+        return tallied, wall_s, stream.get_state() if stream else None
+
     with contextlib.ExitStack() as stack:
+        if stream:
+            stack.enter_context(stream)
         checkpoints = stack.enter_context(folder.checkpoints()) if folder else None
         records: list[Record] = []
         before = 0.0
         if folder and checkpoints and resume:
             if checkpoints.steps():
-                _, (tallied, before) = checkpoints.restore((tallied, before))
+                _, (tallied, before, place) = checkpoints.restore(saved(tallied, before))
+                if stream:
+                    stream.set_state(place)
             folder.log.rewind(int(tallied.step))
             records = folder.records()
         done = int(tallied.step)
@@ -146,20 +161,24 @@ def drive(
                 record = {"step": done, **record, "wall_s": wall_s}
                 if folder and checkpoints:
                     folder.log.append(record)
-                    checkpoints.save(done, (tallied, wall_s))
+                    checkpoints.save(done, saved(tallied, wall_s))
                 records.append(record)
                 shown.update(done, text)
                 if on_report:
                     on_report(record)
             if stop.requested and done < until:
                 if checkpoints and done not in checkpoints.steps():
-                    checkpoints.save(done, (tallied, wall_s))
+                    checkpoints.save(done, saved(tallied, wall_s))
                 raise Interrupted(done, stop.signal)
     return Run(tallied.state, records, before + time.monotonic() - start)
 
 
 def _with_tally(step: Step, state: Any, source: Any) -> _Tallied:
-    metrics = jax.eval_shape(lambda state: step(state, source(state.step))[1], state)
+    if isinstance(source, Stream):
+        blank = source.blank()
+        metrics = jax.eval_shape(lambda state: step(state, blank)[1], state)
+    else:
+        metrics = jax.eval_shape(lambda state: step(state, source(state.step))[1], state)
     sums = {name: jnp.zeros(value.shape, value.dtype) for name, value in metrics.items()}
     return _Tallied(state, sums, jnp.zeros((), jnp.int32))
 

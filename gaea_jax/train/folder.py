@@ -15,59 +15,69 @@ from gaea_jax.metrics import MetricsLog, read_metrics
 class RunFolder:
     """An output folder with ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``plots/`` and ``result.json``.
 
-    ``result.json`` exists only when the run has finished.
+    ``result.json`` exists only when the run has finished, ``tensorboard/`` only where it was asked for.
 
     Attributes:
       path: the folder.
       log: its metrics.
     """
 
-    def __init__(self, path: pathlib.Path, identity: Mapping[str, Any]):
+    def __init__(self, path: pathlib.Path, identity: Mapping[str, Any], tensorboard: bool = False):
         self.path = path
-        self.log = MetricsLog(path / "metrics.jsonl")
+        self.log = MetricsLog(path / "metrics.jsonl", path / "tensorboard" if tensorboard else None)
         self._identity = identity
 
     @classmethod
-    def create(cls, out: str | os.PathLike[str], config: Mapping[str, Any], identity: Mapping[str, Any]) -> Self:
+    def create(
+        cls,
+        out: str | os.PathLike[str],
+        config: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        tensorboard: bool = False,
+    ) -> Self:
         """Takes a new or empty folder for a new run.
 
         Args:
           out: the folder; made if absent.
           config: everything to write into ``config.json``.
           identity: the fields that decide the numbers of the run, by flag; a resumed run must have the same.
+          tensorboard: whether its reports are also written for TensorBoard.
 
         Returns:
           The folder, with ``config.json`` in it.
 
         Raises:
-          UsageError: on ``out``, if the folder holds anything, lies below a file or cannot be written to.
+          UsageError: on ``out``, if the folder holds anything, lies below a file or cannot be written to; on
+            ``tensorboard``, if the package for it is missing.
         """
         path = pathlib.Path(out)
+        folder = cls(path, identity, tensorboard)
         try:
             # What a kill before the first rename left behind is no run.
             if path.is_dir() and any(file.name != "config.json.tmp" for file in path.iterdir()):
                 held = "another run" if (path / "config.json").exists() else "other files"
                 raise UsageError("out", f"{path} holds {held}; name a new folder, or continue a run with --resume")
             path.mkdir(parents=True, exist_ok=True)
-            folder = cls(path, identity)
             folder.write_json("config.json", {**config, "identity": identity})
         except OSError as error:
             raise UsageError("out", f"{path} cannot be made or written to ({error.strerror}); name another") from error
         return folder
 
     @classmethod
-    def reopen(cls, out: str | os.PathLike[str], identity: Mapping[str, Any]) -> Self:
+    def reopen(cls, out: str | os.PathLike[str], identity: Mapping[str, Any], tensorboard: bool = False) -> Self:
         """Takes the folder of a run that was cut short.
 
         Args:
           out: the folder.
           identity: as for `create`.
+          tensorboard: as for `create`; need not be as it was before.
 
         Returns:
           The folder.
 
         Raises:
           CheckpointError: there is no run in the folder, or one of another configuration.
+          UsageError: on ``tensorboard``, if the package for it is missing.
         """
         path = pathlib.Path(out)
         try:
@@ -76,7 +86,7 @@ class RunFolder:
             raise CheckpointError(f"there is no run to continue in {path}; leave out --resume to start one") from error
         if changed := differences(then, json.loads(json.dumps(dict(identity)))):
             raise CheckpointError(f"{path} holds a run of another configuration: {'; '.join(changed)}")
-        return cls(path, identity)
+        return cls(path, identity, tensorboard)
 
     def checkpoints(self) -> Checkpoints:
         """Opens the checkpoints of the run; a context manager."""

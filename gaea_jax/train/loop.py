@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from gaea_jax.data import Stream
 from gaea_jax.errors import UsageError
 
 State = TypeVar("State")
@@ -30,17 +31,17 @@ def run(
       state: a pytree; its buffers are donated, so the caller's are gone afterwards, and no array of the source may be
         one of them.
       source: ``source(i) -> batch``. For ``"scan"`` it has to be pure in ``i`` and a pytree (such as the sources of
-        `gaea_jax.data`, or a `jax.tree_util.Partial`).
+        `gaea_jax.data` for images in memory, or a `jax.tree_util.Partial`).
       until: number of steps to have completed at the end, more than ``state.step``.
       loop: ``"python"`` dispatches step by step; ``"scan"`` runs all in one compiled loop; ``"auto"`` is ``"scan"`` on
-        accelerators and ``"python"`` on CPU, where the gradient of a convolution is many times slower inside a loop
-        (jax-ml/jax#12868).
+        accelerators and ``"python"`` for a `Stream` and on CPU, where the gradient of a convolution is many times
+        slower inside a loop (jax-ml/jax#12868).
 
     Returns:
       The state, and the metrics averaged over the steps made.
 
     Raises:
-      UsageError: unknown loop, or nothing to do.
+      UsageError: unknown loop, ``"scan"`` with a `Stream`, or nothing to do.
     """
     if loop not in LOOPS:
         raise UsageError("loop", f"{loop!r} is unknown; known are {', '.join(LOOPS)}")
@@ -48,8 +49,10 @@ def run(
     if until <= start:
         raise UsageError("until", f"must be more than the {start} steps already made, got {until}")
     if loop == "auto":
-        loop = "python" if jax.default_backend() == "cpu" else "scan"
+        loop = "python" if jax.default_backend() == "cpu" or isinstance(source, Stream) else "scan"
     if loop == "scan":
+        if isinstance(source, Stream):
+            raise UsageError("loop", '"scan" needs all images in memory; for a stream it is "python" or "auto"')
         return _scan(step, state, source, until - start)
     totals = None
     for i in range(start, until):
@@ -94,7 +97,8 @@ def data_parallel(step: Step, devices: Sequence[jax.Device]) -> tuple[Step, Name
       devices: the devices; their number divides the batch size.
 
     Returns:
-      The step, and the sharding that state and source have to be put to (`jax.device_put`) before the first one.
+      The step, and the sharding that state and source have to be put to (`jax.device_put`; a `Stream` by its ``place``)
+      before the first one.
     """
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     replicated = NamedSharding(mesh, PartitionSpec())

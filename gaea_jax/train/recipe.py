@@ -1,4 +1,4 @@
-"""The optimiser of network weights in the papers' recipes: SGD under a cosine."""
+"""The schedules of the papers' recipes, and their optimiser of network weights, SGD."""
 
 from typing import Any
 
@@ -28,6 +28,31 @@ def cosine(peak: float, floor: float, periods: int, period: int = 1) -> optax.Sc
         done = jnp.minimum(step // period, periods) / periods
         # Equal to (1 + cos(pi * done)) / 2, but in float32 that has no digits left near the end.
         return floor + (peak - floor) * jnp.cos(jnp.pi / 2 * done) ** 2
+
+    return schedule
+
+
+def linear(first: float, last: float, periods: int, period: int = 1) -> optax.Schedule:
+    """From `first` to `last` in equal stairs, both included, such as the temperature of GDAS (a stair an epoch).
+
+    Args:
+      first: value in the first stair.
+      last: value in the last stair, and after it.
+      periods: number of stairs; a single one has the value `first`.
+      period: steps in a stair.
+
+    Returns:
+      A schedule of the step.
+
+    Example:
+      >>> schedule = linear(10.0, 0.0, 11, 100)
+      >>> float(schedule(399)), float(schedule(1099))
+      (7.0, 0.0)
+    """
+
+    def schedule(step: Any) -> Any:
+        done = jnp.minimum(step // period, periods - 1) / max(periods - 1, 1)
+        return first + (last - first) * done
 
     return schedule
 

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from gaea_jax.data import Dataset, Split, epoch_batches, eval_batches
+from gaea_jax.data import epoch_batches
 from gaea_jax.errors import UsageError
 from gaea_jax.nets import Count, count, network
 from gaea_jax.spaces import get_space
 from gaea_jax.train.config import RunConfig, check_run, compute_dtype, load_data, open_folder, run_length
 from gaea_jax.train.drive import Record, drive
+from gaea_jax.train.evaluate import accuracy_on
 from gaea_jax.train.loop import Step
 from gaea_jax.train.recipe import cosine, sgd
 from gaea_jax.train.state import compiled_once
@@ -25,7 +26,6 @@ from gaea_jax.train.step import Metrics, accuracy, cross_entropy
 from gaea_jax.versions import versions
 
 MOMENTUM = 0.9
-EVAL_BATCH = 250
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +172,7 @@ def retrain(
     # The cell itself, not the file it came from: that may have changed when the run is resumed.
     config = dataclasses.replace(config, genotype=str(genotype))
     dataset = load_data(config)
-    length = run_length(config, len(dataset.train.labels), recipe.batch_size)
+    length = run_length(config, dataset.train.size, recipe.batch_size)
 
     net = network(
         space,
@@ -188,7 +188,7 @@ def retrain(
         weight_decay=recipe.weight_decay,
         nesterov=True,
     )
-    image_shape = dataset.train.images.shape[1:]
+    image_shape = dataset.train.image_shape
     key = jax.random.key(config.seed)
     create = compiled_once(lambda key: _create(net, tx, image_shape, key))
     # Traced before the folder is made, so that what does not fit leaves nothing behind; compiled after it.
@@ -213,7 +213,8 @@ def retrain(
         devices=devices,
         on_report=on_report,
     )
-    tested = evaluate(net, finished.state, dataset.test, dataset)
+    variables = {"params": finished.state.params, **finished.state.collections}
+    tested = accuracy_on(net, variables, dataset.test, dataset)
     finished.records[-1]["test_accuracy"] = tested
     result = RetrainResult(
         genotype,
@@ -231,28 +232,6 @@ def retrain(
         plot.training_curves(result.records, folder.path / "plots" / "loss_accuracy.png")
         folder.write_json("result.json", result.to_json())
     return result
-
-
-def evaluate(net: nn.Module, state: TrainState, split: Split, dataset: Dataset) -> float:
-    """Accuracy of a trained network, with running statistics and without augmentation.
-
-    Args:
-      net: the network.
-      state: its state.
-      split: the images to test on.
-      dataset: normalises them.
-
-    Returns:
-      Percent of the images of the split.
-    """
-
-    @jax.jit
-    def correct(state: TrainState, x: jax.Array, y: jax.Array, counts: jax.Array) -> jax.Array:
-        logits: Any = net.apply({"params": state.params, **state.collections}, x, train=False)
-        return jnp.sum((jnp.argmax(logits, axis=-1) == y) & counts)
-
-    batches = eval_batches(split, min(EVAL_BATCH, len(split.labels)), dataset.mean, dataset.std)
-    return 100 * sum(int(correct(state, *batch)) for batch in batches) / len(split.labels)
 
 
 def _filled(config: RetrainConfig) -> tuple[RetrainConfig, Preset]:

@@ -4,17 +4,15 @@ import dataclasses
 import inspect
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
-import jax.numpy as jnp
 
-from gaea_jax import simplex
 from gaea_jax.benchmarks import Table, load_table
-from gaea_jax.data import search_source
+from gaea_jax.data import Dataset, TrainValid, first_and_last_half, load_train_valid, search_source
 from gaea_jax.errors import UsageError
 from gaea_jax.methods import Method, get_method
-from gaea_jax.methods.base import Arch, Space
+from gaea_jax.methods.base import Space
 from gaea_jax.nets import supernet
 from gaea_jax.optim import search_optimizer
 from gaea_jax.spaces import get_space
@@ -28,13 +26,26 @@ from gaea_jax.train.config import (
     run_length,
 )
 from gaea_jax.train.drive import Record, drive
-from gaea_jax.train.recipe import cosine, sgd
-from gaea_jax.train.state import SearchState, compiled_once
-from gaea_jax.train.step import make_search_step
+from gaea_jax.train.evaluate import STATISTICS, spread, supernet_accuracy
+from gaea_jax.train.recipe import cosine, linear, sgd
+from gaea_jax.train.report import make_report
+from gaea_jax.train.state import SearchState, compiled_once, run_key
+from gaea_jax.train.step import check_objective, make_search_step
 from gaea_jax.versions import versions
 
 DEFAULT_EPOCHS = 25
 CLAMPS = ("shift-invariant", "release")
+DERIVE_FROM = ("last", "best_valid")
+TEMPERATURES = (10.0, 0.1)
+# Flags that are for the method, and what its factory calls them.
+_METHOD_OPTIONS = {
+    "arch_learning_rate": "learning_rate",
+    "arch_clip_norm": "clip_norm",
+    "entropy_weight": "entropy_weight",
+    "clamp": "clamp",
+    "temperature": "temperature",
+    "final_temperature": "temperature",
+}
 _POSITIVE = (
     "channels",
     "cells",
@@ -43,6 +54,9 @@ _POSITIVE = (
     "clip_norm",
     "arch_learning_rate",
     "arch_clip_norm",
+    "temperature",
+    "final_temperature",
+    "eval_images",
 )
 
 
@@ -55,15 +69,20 @@ class SearchConfig(RunConfig):
     Attributes:
       space: name of the search space.
       method: name of the search method.
-      objective: what both blocks minimise.
-      order: "joint" takes both gradients from one pass, "alternating" one pass each.
+      objective: "single-level": weights and architecture minimise the training loss; "bilevel": the architecture the
+        loss on held-out images; "bilevel-unrolled": that loss after a step of the weights (DARTS' second order).
+      order: "joint" takes both gradients from one pass, "alternating" one pass each; by default "joint" if the
+        objective is "single-level", which alone can have it.
+      split: file of the two parts of the training images for a bilevel objective, ``.npz`` with ``train`` and
+        ``valid``; by default their first and last half.
+      hypergradient: of "bilevel-unrolled", "exact" or, as DARTS approximates it, "finite-difference".
       table: file of a tabular benchmark, for the true accuracy of what is derived at every report.
       batch_size: images in a batch.
       channels: width of the first stage.
       cells: cells in each stage.
       learning_rate: peak of the cosine for the weights.
       final_learning_rate: floor of that cosine.
-      schedule_epochs: epochs of that cosine, if other than those of the run.
+      schedule_epochs: epochs of that cosine, and of the temperature, if other than those of the run.
       momentum: of the weights' SGD.
       weight_decay: L2 factor of the weights.
       clip_norm: largest global norm of the weights' gradient.
@@ -72,12 +91,20 @@ class SearchConfig(RunConfig):
       arch_warmup_epochs: epochs (fractions too) in which the architecture does not move.
       entropy_weight: factor of the divergence from the uniform mixture that is added to the loss.
       clamp: how the exponentiated gradient keeps off zero, "shift-invariant" or "release"; the former by default.
+      temperature: of the Gumbel softmax in the first epoch; 10 by default.
+      final_temperature: of the Gumbel softmax in the last epoch, with a straight line between; 0.1 by default.
+      derive_from: which genotype is the result: "last", or "best_valid", that of the report with the best accuracy on
+        held-out images; both are recorded.
+      eval_images: number of held-out images on which a report evaluates the supernet.
+      eval_statistics: BatchNorm's statistics in that evaluation, those of each "batch" or the "running" ones.
     """
 
     space: str = "nas_bench_201_nozero"
     method: str = "gaea"
     objective: str = "single-level"
-    order: str = "joint"
+    order: str | None = None
+    split: pathlib.Path | None = None
+    hypergradient: str = "exact"
     table: pathlib.Path | None = None
     batch_size: int = 64
     channels: int = 16
@@ -93,40 +120,90 @@ class SearchConfig(RunConfig):
     arch_warmup_epochs: float = 0.0
     entropy_weight: float = 0.0
     clamp: str | None = None
+    temperature: float | None = None
+    final_temperature: float | None = None
+    derive_from: str = "last"
+    eval_images: int = 1024
+    eval_statistics: str = "batch"
+
+
+class Derived(NamedTuple):
+    """A cell that was derived at a report.
+
+    Attributes:
+      genotype: the cell.
+      step: number of steps made then.
+      valid_accuracy: percent of held-out images right then (see `search`); None without such images.
+      table: what the tabular benchmark says of the cell (see `Table.summary`); None without a table.
+    """
+
+    genotype: Any
+    step: int
+    valid_accuracy: float | None
+    table: dict[str, dict[str, float | int]] | None
+
+    @classmethod
+    def of(cls, record: Record, space: Space) -> Self:
+        """What a report says of its cell."""
+        genotype = space.parse(record["genotype"])
+        return cls(genotype, record["step"], record.get("valid_accuracy"), record.get("table"))
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**self._asdict(), "genotype": str(self.genotype)}
 
 
 class SearchResult(NamedTuple):
     """What a search found.
 
     Attributes:
-      genotype: the derived cell.
       config: the configuration.
       steps: number of steps made.
-      table: what the tabular benchmark says of the cell (see `Table.summary`); None without a table.
+      last: the cell of the last report.
+      best_valid: the cell of the first report with the highest ``valid_accuracy``; None without held-out images.
       records: every report.
       state: the last `SearchState`.
       wall_s: seconds, summed over resumes.
     """
 
-    genotype: Any
     config: SearchConfig
     steps: int
-    table: dict[str, dict[str, float | int]] | None
+    last: Derived
+    best_valid: Derived | None
     records: list[Record]
     state: SearchState
     wall_s: float
+
+    @property
+    def derived(self) -> Derived:
+        """The one of the two that ``config.derive_from`` names."""
+        return self.best_valid if self.best_valid and self.config.derive_from == "best_valid" else self.last
+
+    @property
+    def genotype(self) -> Any:
+        """The derived cell."""
+        return self.derived.genotype
+
+    @property
+    def table(self) -> dict[str, dict[str, float | int]] | None:
+        """What the tabular benchmark says of the derived cell; None without a table."""
+        return self.derived.table
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``result.json``."""
         return {
             "space": self.config.space,
             "method": self.config.method,
+            "objective": self.config.objective,
+            "order": self.config.order,
             "dataset": self.config.dataset,
             "seed": self.config.seed,
             "steps": self.steps,
             "genotype": str(self.genotype),
-            "derived_from": {"rule": "last", "step": self.steps},
+            "derived_from": {"rule": self.config.derive_from, "step": self.derived.step},
             "table": self.table,
+            "last": self.last.to_json(),
+            "best_valid": self.best_valid.to_json() if self.best_valid else None,
             "wall_s": round(self.wall_s, 3),
             "versions": versions(),
         }
@@ -144,7 +221,9 @@ def search(
       on_report: called with every report, which is also a line of ``metrics.jsonl``: ``step``, ``epoch``, means since
         the last report of ``loss`` (nats), ``accuracy`` (percent) and ``gradient_norm`` (see `make_search_step`),
         ``entropy`` (mean over the rows of each choice, nats), ``skip_share`` (of the derived operations, 0 to 1),
-        ``mixture`` (weights of each choice), ``genotype``, ``wall_s`` and, with a table, ``table`` (`Table.summary`).
+        ``mixture`` (weights of each choice), ``genotype``, ``wall_s``; with a bilevel objective ``valid_accuracy``, the
+        percent of `eval_images` held-out images that the supernet classifies right under the method's mixture, or under
+        the genotype if the method learns no mixture; and with a table ``table`` (`Table.summary`).
       devices: spread each batch over these; all local ones by default.
 
     Returns:
@@ -158,11 +237,27 @@ def search(
     devices = devices if devices is not None else jax.local_devices()
     if config.epochs is None and config.steps is None:
         config = dataclasses.replace(config, epochs=DEFAULT_EPOCHS)
+    order = config.order or ("joint" if config.objective == "single-level" else "alternating")
+    config = dataclasses.replace(config, order=order)
     check_run(config, config.batch_size, len(devices), positive=_POSITIVE)
-    space, method = get_space(config.space), _method(config)
+    check_objective(config.objective, order, config.hypergradient)
+    _check_choices(config)
+    space, make_method = get_space(config.space), _method(config)
     table = _table(config, space)
     dataset = load_data(config)
-    length = run_length(config, len(dataset.train.labels), config.batch_size, config.schedule_epochs)
+    train_valid = _train_valid(config, dataset)
+    key = jax.random.key(config.seed)
+    source = search_source(
+        dataset,
+        run_key(key),
+        config.batch_size,
+        objective=config.objective,
+        order=order,
+        train_valid=train_valid,
+    )
+    images = dataset.train.size if train_valid is None else len(train_valid.train)
+    length = run_length(config, images, config.batch_size, config.schedule_epochs)
+    method = make_method(length)
 
     net = supernet(
         space,
@@ -186,23 +281,27 @@ def search(
         method,
         tx,
         objective=config.objective,
-        order=config.order,
+        order=order,
+        hypergradient=config.hypergradient,
         warmup_steps=round(config.arch_warmup_epochs * length.steps_per_epoch),
     )
-    image_shape = dataset.train.images.shape[1:]
-    key = jax.random.key(config.seed)
-    create = compiled_once(lambda key: SearchState.create(net, space, method, tx, image_shape, key))
+    create = compiled_once(lambda key: SearchState.create(net, space, method, tx, dataset.train.image_shape, key))
     # Traced before the folder is made, so that what does not fit leaves nothing behind; compiled after it.
-    jax.eval_shape(create, key)
+    blank = jax.eval_shape(create, key)
+    learns = bool(jax.tree.leaves(blank.params["arch"]))
+    if not learns and train_valid is None:
+        raise UsageError("objective", f"{config.method} derives by accuracy on held-out images, as bilevel ones have")
+    accuracy = None
+    if train_valid:
+        held_out = spread(train_valid.valid, config.eval_images)
+        accuracy = supernet_accuracy(net, dataset, held_out, config.batch_size, config.eval_statistics)
     folder = open_folder(config)
-    state = create(key)
-    source = search_source(dataset, state.key, config.batch_size, config.order)
     finished = drive(
         step,
-        state,
+        create(key),
         source,
         length.until,
-        report=lambda state, means: _report(space, method, table, length, state, means),
+        report=lambda state, means: make_report(space, method, state, means, length.steps_per_epoch, table, accuracy),
         report_every=length.report_every,
         description="search",
         folder=folder,
@@ -211,33 +310,61 @@ def search(
         devices=devices,
         on_report=on_report,
     )
-    genotype = method.derive(space, finished.state.params["arch"])
-    summary = table.summary(genotype) if table else None
-    result = SearchResult(genotype, config, length.until, summary, finished.records, finished.state, finished.wall_s)
+    records = finished.records
+    last = Derived.of(records[-1], space)
+    best_valid = Derived.of(max(records, key=lambda record: record["valid_accuracy"]), space) if accuracy else None
+    result = SearchResult(config, length.until, last, best_valid, records, finished.state, finished.wall_s)
     if folder:
         from gaea_jax import plot
 
         choices = {name: (choice.options, choice.rows) for name, choice in space.choices.items()}
-        plot.search_plots(result.records, choices, space.graph(genotype), folder.path / "plots")
+        plot.search_plots(records, choices, space.graph(result.genotype), folder.path / "plots")
         folder.write_json("result.json", result.to_json())
     return result
 
 
-def _method(config: SearchConfig) -> Method:
+def _check_choices(config: SearchConfig) -> None:
+    for name, known in (("derive_from", DERIVE_FROM), ("eval_statistics", STATISTICS), ("clamp", (None, *CLAMPS))):
+        if getattr(config, name) not in known:
+            accepted = ", ".join(filter(None, known))
+            raise UsageError(name, f"{getattr(config, name)!r} is unknown; known are {accepted}")
+    if config.objective == "single-level":
+        if config.split is not None:
+            raise UsageError("split", "is for bilevel objectives; single-level searches on all training images")
+        if config.derive_from == "best_valid":
+            raise UsageError("derive_from", "needs the held-out images of a bilevel objective for 'best_valid'")
+
+
+def _train_valid(config: SearchConfig, dataset: Dataset) -> TrainValid | None:
+    if config.objective == "single-level":
+        return None
+    size = dataset.train.size
+    return first_and_last_half(size) if config.split is None else load_train_valid(config.split, size)
+
+
+def _method(config: SearchConfig) -> Callable[[Length], Method]:
+    """Makes the method, given the length of the run, which the temperature of a sampling one follows."""
     factory = get_method(config.method)
-    options = {
-        "learning_rate": config.arch_learning_rate,
-        "clip_norm": config.arch_clip_norm,
-        "entropy_weight": config.entropy_weight,
-        "clamp": config.clamp,
-    }
-    options = {name: value for name, value in options.items() if value is not None}
-    if "clamp" in options:
-        if config.clamp not in CLAMPS:
-            raise UsageError("clamp", f"{config.clamp!r} is unknown; known are {', '.join(CLAMPS)}")
-        if "clamp" not in inspect.signature(factory).parameters:
-            raise UsageError("clamp", f"does not apply to the method {config.method}")
-    return factory(**options)
+    takes = inspect.signature(factory).parameters
+    options: dict[str, Any] = {}
+    for flag, option in _METHOD_OPTIONS.items():
+        value = getattr(config, flag)
+        if value is None or (flag == "entropy_weight" and not value):
+            continue
+        if option not in takes:
+            raise UsageError(flag, f"does not apply to the method {config.method}")
+        options[option] = value
+
+    def make(length: Length) -> Method:
+        if "temperature" not in takes:
+            return factory(**options)
+        first, last = (
+            default if given is None else given
+            for default, given in zip(TEMPERATURES, (config.temperature, config.final_temperature), strict=True)
+        )
+        return factory(**{**options, "temperature": linear(first, last, length.periods, length.period)})
+
+    return make
 
 
 def _table(config: SearchConfig, space: Space) -> Table | None:
@@ -246,40 +373,3 @@ def _table(config: SearchConfig, space: Space) -> Table | None:
     table = load_table(config.table)
     table.check_space(space)
     return table
-
-
-def _report(
-    space: Space, method: Method, table: Table | None, length: Length, state: SearchState, means: Record
-) -> tuple[Record, str]:
-    weights, entropy, skip_share = _diagnose(space, method, state.params["arch"])
-    genotype = method.derive(space, state.params["arch"])
-    record = {
-        "epoch": int(state.step) / length.steps_per_epoch,
-        **means,
-        "entropy": {name: float(value) for name, value in entropy.items()},
-        "skip_share": float(skip_share),
-        "mixture": {name: table.tolist() for name, table in weights.items()},
-        "genotype": str(genotype),
-    }
-    nats = sum(record["entropy"].values()) / len(record["entropy"])
-    text = f"loss {means['loss']:.3f}  acc {means['accuracy']:.1f} %  entropy {nats:.3f} nats"
-    if table:
-        record["table"] = table.summary(genotype)
-        name, found = next(iter(record["table"].items()))
-        text += f"  {name} {found['test']:.2f} % (rank {found['rank']:,})"
-    else:
-        text += f"  skip_connect {record['skip_share']:.0%}"
-    return record, text
-
-
-def _diagnose(space: Space, method: Method, arch: Arch) -> tuple[Any, Any, Any]:
-    """Mixture weights, their mean entropy, and the share of derived operations that are skip_connect."""
-    weights = method.mixture(space, arch).weights
-    entropy = {name: simplex.entropy(w).mean() for name, w in weights.items()}
-    selection = space.select(weights)
-    skips = [
-        selection[name][..., choice.options.index("skip_connect")]
-        for name, choice in space.choices.items()
-        if "skip_connect" in choice.options
-    ]
-    return weights, entropy, jnp.concatenate([skip.reshape(-1) for skip in skips]).mean()

@@ -56,12 +56,18 @@ class SearchState:
         Returns:
           The state, with ``step`` 0.
         """
-        weights_key, arch_key, run_key = jax.random.split(key, 3)
+        weights_key, arch_key, _ = jax.random.split(key, 3)
         arch = method.init(space, arch_key)
         x = jnp.zeros((1, *image_shape), jnp.float32)
-        collections = dict(net.init(weights_key, x, method.mixture(space, arch), train=False))
+        mixture = method.mixture(space, arch, run_key(key), 0, "eval")
+        collections = dict(net.init(weights_key, x, mixture, train=False))
         params = {"weights": collections.pop("params"), "arch": arch}
-        return cls(jnp.zeros((), jnp.int32), params, collections, tx.init(params), run_key)
+        return cls(jnp.zeros((), jnp.int32), params, collections, tx.init(params), run_key(key))
+
+
+def run_key(key: jax.Array) -> jax.Array:
+    """The key that a `SearchState` created from `key` carries, for the data, the steps and the derivations."""
+    return jax.random.split(key, 3)[2]
 
 
 def compiled_once(create: Callable[[jax.Array], State]) -> Callable[[jax.Array], State]:

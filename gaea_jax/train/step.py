@@ -1,4 +1,4 @@
-"""The compiled step of a search: both blocks from one pass (joint), or one pass each (alternating)."""
+"""The step of a search: both blocks from one pass (joint), or one pass each (alternating)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,15 +11,21 @@ from flax import linen as nn
 
 from gaea_jax.errors import UsageError
 from gaea_jax.methods import Method
-from gaea_jax.methods.base import Space
+from gaea_jax.methods.base import PHASES, Space
 from gaea_jax.train.state import SearchState
 
 Metrics = dict[str, jax.Array]
 Batch = dict[str, tuple[jax.Array, jax.Array]]
 SearchStep = Callable[[SearchState, Batch], tuple[SearchState, Metrics]]
 
-OBJECTIVES = ("single-level",)
+OBJECTIVES = ("single-level", "bilevel", "bilevel-unrolled")
 ORDERS = ("joint", "alternating")
+HYPERGRADIENTS = ("exact", "finite-difference")
+
+# Streams of random numbers that follow from the key of a run; those before are for its data.
+_SAMPLES = 2
+# Length of the step of the finite difference, as in DARTS, section 2.3.
+_DIFFERENCE = 0.01
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -32,6 +38,28 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return 100 * jnp.mean(jnp.argmax(logits, axis=-1) == labels, dtype=jnp.float32)
 
 
+def check_objective(objective: str, order: str, hypergradient: str) -> None:
+    """Refuses what `make_search_step` cannot make a step of.
+
+    Args:
+      objective: see `make_search_step`.
+      order: see `make_search_step`.
+      hypergradient: see `make_search_step`.
+
+    Raises:
+      UsageError: one is unknown, or ``"joint"`` comes with a bilevel objective.
+    """
+    for argument, value, known in (
+        ("objective", objective, OBJECTIVES),
+        ("order", order, ORDERS),
+        ("hypergradient", hypergradient, HYPERGRADIENTS),
+    ):
+        if value not in known:
+            raise UsageError(argument, f"{value!r} is unknown; known are {', '.join(known)}")
+    if order == "joint" and objective != "single-level":
+        raise UsageError("order", f"'joint' has one batch for both gradients; {objective} needs 'alternating'")
+
+
 def make_search_step(
     net: nn.Module,
     space: Space,
@@ -40,22 +68,30 @@ def make_search_step(
     *,
     objective: str = "single-level",
     order: str = "joint",
+    hypergradient: str = "exact",
     loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
     warmup_steps: int = 0,
 ) -> SearchStep:
-    """Makes the step of a single-level search (GAEA, section 2.2; order of the reference in section 3.2).
+    """Makes the step of a search (GAEA, section 2; order of the reference in section 3.2).
 
     `joint` takes both gradients from one forward and backward pass over one batch. `alternating` is what the papers'
     code does: the architecture moves first, on a batch of its own, then the weights move on theirs and see the new
     architecture; BatchNorm's running statistics are updated by both passes.
+
+    `single-level` and `bilevel` differ in where the architecture's batch comes from alone: training or held-out images.
+    `bilevel-unrolled` is DARTS' second order: the architecture's gradient is that of the held-out loss *after* the step
+    that the weights' optimiser would make on their batch, which depends on the architecture too. All of that optimiser
+    counts: clip, decay, momentum and schedule.
 
     Args:
       net: a supernet of the space.
       space: the search space.
       method: relaxation, regulariser and derivation.
       tx: a `gaea_jax.optim.search_optimizer`, whose ``arch`` is usually ``method.optimizer``.
-      objective: ``"single-level"``: both blocks minimise the loss on training data.
-      order: ``"joint"`` or ``"alternating"``.
+      objective: ``"single-level"``, ``"bilevel"`` or ``"bilevel-unrolled"``.
+      order: ``"joint"`` or, for all objectives, ``"alternating"``.
+      hypergradient: how ``"bilevel-unrolled"`` takes the derivative through the weights' gradient: ``"exact"`` by
+        differentiating it, ``"finite-difference"`` as DARTS approximates it (section 2.3, eq. 8).
       loss: ``loss(logits, labels)``, a scalar.
       warmup_steps: number of first steps in which the architecture does not move (nor its optimiser).
 
@@ -65,32 +101,63 @@ def make_search_step(
       ``accuracy`` in percent, ``gradient_norm`` of the weights before any clip.
 
     Raises:
-      UsageError: unknown objective or order.
+      UsageError: unknown objective, order or hypergradient, or ``"joint"`` with a bilevel objective.
     """
-    if objective not in OBJECTIVES:
-        raise UsageError("objective", f"{objective!r} is unknown; known is {', '.join(OBJECTIVES)}")
-    if order not in ORDERS:
-        raise UsageError("order", f"{order!r} is unknown; known are {', '.join(ORDERS)}")
+    check_objective(objective, order, hypergradient)
 
     def objective_value(
-        params: dict[str, Any], collections: dict[str, Any], batch: tuple[jax.Array, jax.Array]
+        params: dict[str, Any], state: SearchState, batch: tuple[jax.Array, jax.Array], phase: str
     ) -> tuple[jax.Array, tuple[dict[str, Any], Metrics]]:
         x, y = batch
-        mixture = method.mixture(space, params["arch"])
-        variables = {"params": params["weights"], **collections}
-        logits, updated = net.apply(variables, x, mixture, train=True, mutable=list(collections))
+        key = jax.random.fold_in(jax.random.fold_in(state.key, _SAMPLES), state.step)
+        key = jax.random.fold_in(key, PHASES.index(phase))
+        mixture = method.mixture(space, params["arch"], key, state.step, phase)
+        variables = {"params": params["weights"], **state.collections}
+        logits, updated = net.apply(variables, x, mixture, train=True, mutable=list(state.collections))
         value = loss(logits, y)
-        total = value + method.regularizer(space, params["arch"], mixture)
+        total = value + method.regularizer(space, params["arch"])
         return total, (dict(updated), {"loss": value, "accuracy": accuracy(logits, y)})
 
-    def gradient(state: SearchState, batch: tuple[jax.Array, jax.Array], *blocks: str) -> tuple[Any, Any, Metrics]:
+    def gradient(
+        state: SearchState, batch: tuple[jax.Array, jax.Array], phase: str, *blocks: str
+    ) -> tuple[Any, Any, Metrics]:
         """Gradients of the named blocks only: what is not asked for is not computed; the others are None."""
 
         def value(moving: dict[str, Any]) -> tuple[jax.Array, Any]:
-            return objective_value({**state.params, **moving}, state.collections, batch)
+            return objective_value({**state.params, **moving}, state, batch, phase)
 
         grads, (collections, metrics) = jax.grad(value, has_aux=True)({block: state.params[block] for block in blocks})
         return {"weights": None, "arch": None, **grads}, collections, metrics
+
+    def through_weights(state: SearchState, batch: Batch) -> tuple[Any, Any]:
+        """The architecture's gradient of the held-out loss after a step of the weights, which is not kept."""
+
+        def training(weights: Any, arch: Any) -> jax.Array:
+            return objective_value({"weights": weights, "arch": arch}, state, batch["weights"], "weights")[0]
+
+        def after(gradient: Any) -> Any:
+            grads = {"weights": gradient, "arch": None}
+            updates, _ = tx.update(grads, state.opt_state, state.params, block="weights")
+            return optax.apply_updates(state.params["weights"], updates["weights"])
+
+        def held_out(params: Any) -> tuple[jax.Array, Any]:
+            return objective_value(params, state, batch["arch"], "arch")
+
+        weights, arch = state.params["weights"], state.params["arch"]
+        moved, pull_back = jax.vjp(after, jax.grad(training)(weights, arch))
+        outer, (collections, _) = jax.grad(held_out, has_aux=True)({"weights": moved, "arch": arch})
+        (direction,) = pull_back(outer["weights"])
+        if hypergradient == "exact":
+            along = jax.grad(lambda arch: optax.tree.vdot(jax.grad(training)(weights, arch), direction))(arch)
+        else:
+            # The floor only keeps a direction of zero from dividing by it.
+            length = _DIFFERENCE / jnp.maximum(optax.tree.norm(direction), jnp.finfo(jnp.float32).tiny)
+            ahead, behind = (
+                jax.grad(training, argnums=1)(optax.tree.add_scale(weights, sign * length, direction), arch)
+                for sign in (1, -1)
+            )
+            along = jax.tree.map(lambda a, b: (a - b) / (2 * length), ahead, behind)
+        return optax.tree.add(outer["arch"], along), collections
 
     def apply(state: SearchState, grads: Any, collections: Any, block: str) -> SearchState:
         updates, opt_state = tx.update(grads, state.opt_state, state.params, block=block)
@@ -101,7 +168,7 @@ def make_search_step(
         return jax.lax.cond(state.step < warmup_steps, stay, move, state) if warmup_steps else move(state)
 
     def joint(state: SearchState, batch: Batch) -> tuple[SearchState, Metrics]:
-        grads, collections, metrics = gradient(state, batch["weights"], "weights", "arch")
+        grads, collections, metrics = gradient(state, batch["weights"], "joint", "weights", "arch")
         state = moves_arch(
             state,
             lambda state: apply(state, grads, collections, "both"),
@@ -111,11 +178,16 @@ def make_search_step(
 
     def alternating(state: SearchState, batch: Batch) -> tuple[SearchState, Metrics]:
         def move(state: SearchState) -> SearchState:
-            grads, collections, _ = gradient(state, batch["arch"], "arch")
+            if objective == "bilevel-unrolled":
+                grad, collections = through_weights(state, batch)
+                grads = {"weights": None, "arch": grad}
+            else:
+                grads, collections, _ = gradient(state, batch["arch"], "arch", "arch")
             return apply(state, grads, collections, "arch")
 
-        state = moves_arch(state, move, lambda state: state)
-        grads, collections, metrics = gradient(state, batch["weights"], "weights")
+        if jax.tree.leaves(state.params["arch"]):
+            state = moves_arch(state, move, lambda state: state)
+        grads, collections, metrics = gradient(state, batch["weights"], "weights", "weights")
         return finish(apply(state, grads, collections, "weights"), grads, metrics)
 
     def finish(state: SearchState, grads: Any, metrics: Metrics) -> tuple[SearchState, Metrics]:

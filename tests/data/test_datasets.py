@@ -1,15 +1,10 @@
-import io
-
 import chex
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
-from PIL import Image
 from sklearn.datasets import load_digits
-from tensorflow_datasets.proto import tf_example_pb2
 
-from gaea_jax.data import Augmentation, load_dataset
+from gaea_jax.data import Augmentation, StoredSplit, load_dataset, open_dataset, take
 from gaea_jax.errors import UsageError
 
 SHAPE = (9, 8, 3)
@@ -18,42 +13,6 @@ SHAPE = (9, 8, 3)
 def random_split(rng, size, shape=SHAPE, classes=3):
     images = [rng.integers(0, 256, shape, dtype=np.uint8) for _ in range(size)]
     return images, rng.integers(0, classes, size).tolist()
-
-
-def write_tfds(folder, splits, name="tiny", image=None, label=None, file_format="array_record"):
-    """Writes a prepared TFDS set, {split: (images, labels)}, as `tfds build` would."""
-    home = folder / name / "1.0.0"
-    home.mkdir(parents=True)
-    features = {
-        "image": image or tfds.features.Image(shape=(None, None, 3)),
-        "label": label or tfds.features.ClassLabel(num_classes=3),
-    }
-    identity = tfds.core.dataset_info.DatasetIdentity(
-        name=name, version=tfds.core.Version("1.0.0"), data_dir=str(home), module_name=name
-    )
-    info = tfds.core.DatasetInfo(builder=identity, features=tfds.features.FeaturesDict(features))
-    info.set_file_format(file_format)
-    infos = []
-    for split, (images, labels) in splits.items():
-        template = tfds.core.ShardedFileTemplate(
-            data_dir=home, dataset_name=name, split=split, filetype_suffix=file_format
-        )
-        path = template.sharded_filepath(shard_index=0, num_shards=1)
-        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-        for pixels, number in zip(images, labels, strict=True):
-            png = io.BytesIO()
-            Image.fromarray(pixels).save(png, "PNG")
-            example = tf_example_pb2.Example()
-            example.features.feature["image"].bytes_list.value.append(png.getvalue())
-            example.features.feature["label"].int64_list.value.append(number)
-            writer.write(example.SerializeToString())
-        writer.close()
-        infos.append(
-            tfds.core.SplitInfo(name=split, shard_lengths=[len(images)], num_bytes=1, filename_template=template)
-        )
-    info.set_splits(tfds.core.splits.SplitDict(infos))
-    info.write_to_directory(home)
-    return folder
 
 
 @pytest.fixture
@@ -92,7 +51,7 @@ def test_digits_split_is_stratified_and_constants_are_measured():
     assert digits.augmentation == Augmentation(flip=False, pad=2, cutout=0)
 
 
-def test_any_prepared_set(tmp_path, rng):
+def test_any_prepared_set(tmp_path, rng, write_tfds):
     splits = {"train": random_split(rng, 1003), "test": random_split(rng, 5)}
     # Further splits are not looked at, not even an empty one.
     data = load_dataset("tiny", write_tfds(tmp_path, splits | {"extra": ([], [])}))
@@ -104,7 +63,36 @@ def test_any_prepared_set(tmp_path, rng):
     chex.assert_trees_all_close(np.array(data.std), np.stack(splits["train"][0]).std((0, 1, 2)) / 255)
 
 
-def test_recipe_follows_the_name(tmp_path, rng):
+def test_an_opened_set_is_the_loaded_one_left_on_disk(tmp_path, rng, write_tfds):
+    # More than a block, so that the statistics are summed over blocks of two lengths.
+    splits = {"train": random_split(rng, 1003), "test": random_split(rng, 5)}
+    write_tfds(tmp_path, splits)
+    opened, loaded = open_dataset("tiny", tmp_path), load_dataset("tiny", tmp_path)
+    for field in ("name", "num_classes", "mean", "std", "augmentation"):
+        assert getattr(opened, field) == getattr(loaded, field)
+    for stored, split in ((opened.train, loaded.train), (opened.test, loaded.test)):
+        assert isinstance(stored, StoredSplit)
+        assert (stored.size, stored.image_shape) == (split.size, split.image_shape) == (len(split.labels), SHAPE)
+        chex.assert_trees_all_equal(stored.load(), split)
+        some = np.array([4, 0, 4])
+        chex.assert_trees_all_equal(stored.read(some), take(split, some))
+        assert stored.read(some).labels.dtype == np.int32
+    assert opened.train.read(np.array([], int)).images.shape == (0, *SHAPE)
+
+
+def test_a_published_constant_needs_no_pass_over_the_images(tmp_path, rng, write_tfds, monkeypatch):
+    splits = {"train": random_split(rng, 2, (16, 16, 3)), "test": random_split(rng, 2, (16, 16, 3))}
+    write_tfds(tmp_path, splits, name="imagenet16_120")
+    monkeypatch.setattr(StoredSplit, "read", None)
+    assert open_dataset("imagenet16_120", tmp_path).mean == pytest.approx((122.68 / 255, 116.66 / 255, 104.01 / 255))
+
+
+def test_digits_cannot_be_streamed():
+    with pytest.raises(UsageError, match="stream: applies to TFDS sets that are stored on disk"):
+        open_dataset("digits")
+
+
+def test_recipe_follows_the_name(tmp_path, rng, write_tfds):
     splits = {"train": random_split(rng, 2, (16, 16, 3)), "test": random_split(rng, 2, (16, 16, 3))}
     write_tfds(tmp_path, splits, name="imagenet16_120")
     data = load_dataset("imagenet16_120:1.0.0", tmp_path)
@@ -160,7 +148,7 @@ def test_not_prepared(tmp_path, monkeypatch):
         load_dataset("cifar100")
 
 
-def test_not_image_classification(tmp_path, rng):
+def test_not_image_classification(tmp_path, rng, write_tfds):
     with pytest.raises(UsageError, match="dataset: 'imdb_reviews' is not for image classification"):
         load_dataset("imdb_reviews", tmp_path)
     splits = {"train": random_split(rng, 2), "test": random_split(rng, 2)}
@@ -172,7 +160,7 @@ def test_not_image_classification(tmp_path, rng):
         load_dataset("deep", tmp_path)
 
 
-def test_splits(tmp_path, rng):
+def test_splits(tmp_path, rng, write_tfds):
     full = random_split(rng, 2)
     write_tfds(tmp_path, {"train": full, "validation": full})
     with pytest.raises(UsageError, match="dataset: 'tiny' has no images in a split 'test'"):
@@ -182,7 +170,7 @@ def test_splits(tmp_path, rng):
         load_dataset("empty", tmp_path)
 
 
-def test_images_and_labels_that_cannot_be_used(tmp_path, rng):
+def test_images_and_labels_that_cannot_be_used(tmp_path, rng, write_tfds):
     images, labels = random_split(rng, 4)
     larger, _ = random_split(rng, 4, (12, 12, 3))
     write_tfds(tmp_path, {"train": (images[:3] + larger[:1], labels), "test": (images, labels)}, name="mixed")
@@ -194,13 +182,17 @@ def test_images_and_labels_that_cannot_be_used(tmp_path, rng):
     write_tfds(tmp_path, {"train": (images, labels), "test": (images, [-1] * 4)}, name="unlabelled")
     with pytest.raises(UsageError, match="dataset: 'unlabelled' has images without a label"):
         load_dataset("unlabelled", tmp_path)
+    # A stored split finds out when it reads them.
+    stored = open_dataset("unlabelled", tmp_path).test
+    with pytest.raises(UsageError, match="dataset: 'unlabelled' has images without a label"):
+        stored.read(np.array([1]))
     flat = [np.full(SHAPE, (1, 2, 3), np.uint8) for _ in range(4)]
     write_tfds(tmp_path, {"train": (flat, labels), "test": (flat, labels)}, name="flat")
     with pytest.raises(UsageError, match="dataset: 'flat' has a channel that is the same in all pixels"):
         load_dataset("flat", tmp_path)
 
 
-def test_wrong_file_format(tmp_path, rng):
+def test_wrong_file_format(tmp_path, rng, write_tfds):
     splits = {"train": random_split(rng, 2), "test": random_split(rng, 2)}
     write_tfds(tmp_path, splits, file_format="tfrecord")
     with pytest.raises(UsageError, match=r"data_dir: the copy at .* is not in array_record format; make one"):

@@ -1,14 +1,19 @@
 """The benchmark script, run as a user runs it, on a problem of a second."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.suites import convergence, supernet
+from experiments.suites import convergence, data, supernet
+from gaea_jax.data import StoredSplit, load_dataset
+from gaea_jax.errors import UsageError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -78,3 +83,47 @@ def test_supernet_runs_in_turn_with_its_yardstick(tmp_path):
     axes = Figure().add_subplot()
     supernet.plot(result, axes)
     assert [line.get_label() for line in axes.lines] == ["gaea_jax", "yardstick"]
+
+
+@pytest.fixture
+def stored_digits(monkeypatch):
+    """The digits as if they were a set on disk."""
+
+    class Records(list):
+        def __getitems__(self, keys):
+            return [self[key] for key in keys]
+
+    def stored(split):
+        records = ({"image": image, "label": label} for image, label in zip(*split, strict=True))
+        return StoredSplit("figures", "train", Records(records), split.image_shape)
+
+    digits = load_dataset("digits")
+    monkeypatch.setattr(data, "load_dataset", lambda name, data_dir: digits)
+    monkeypatch.setattr(
+        data, "open_dataset", lambda name, data_dir: dataclasses.replace(digits, train=stored(digits.train))
+    )
+
+
+def test_data_times_both_sources_and_ends_its_threads(stored_digits):
+    result = data.run(data.Config(dataset="figures", batch_size=8, steps=3, rounds=2, work=1))
+    assert result["images_per_s"].keys() == {"device", "stream"}
+    assert result["busy_step_s"].keys() == {"alone", "device", "stream"}
+    for found in (result["images_per_s"], result["busy_step_s"]):
+        assert all(len(numbers) == 2 and min(numbers) > 0 for numbers in found.values())
+    assert result["images_per_s_median"]["stream"] == pytest.approx(sum(result["images_per_s"]["stream"]) / 2)
+    assert result["conclusion"].startswith("figures: ")
+    json.dumps(result)
+    axes = Figure().add_subplot()
+    data.plot(result, axes)
+    assert len(axes.lines) == 5
+    end = time.monotonic() + 10
+    while any(thread.name.startswith("grain") for thread in threading.enumerate()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("wrong", [{"dataset": "digits"}, {"steps": 0}, {"rounds": 0}, {"work": -1}], ids=str)
+def test_data_refuses_what_it_cannot_time(wrong):
+    with pytest.raises(UsageError) as error:
+        data.run(data.Config(**wrong))
+    assert [error.value.argument] == list(wrong)

@@ -20,7 +20,7 @@ import time
 import numpy as np
 import pytest
 
-from experiments.cli import main
+from experiments.cli import _first_paragraph, main
 from experiments.suites.kills import checkpoints, differences, outcome
 from gaea_jax.spaces import get_space
 from gaea_jax.train import DivergedError, Interrupted, RetrainConfig, SearchConfig
@@ -39,6 +39,17 @@ BAD_INPUT = [
     ("search --dataset digitz", "--dataset", "'digits'"),
     ("search --order both", "--order", "joint, alternating"),
     ("search --objective bilevel-ish", "--objective", "single-level"),
+    ("search --objective bilevel --order joint", "--order", "alternating"),
+    ("search --objective bilevel --batch-size 1000", "--batch-size", "718 training and 719 validation images"),
+    ("search --objective bilevel --split other-split.npz", "--split", "splits 60 images, but the data set has 1437"),
+    ("search --objective bilevel --split notes.txt", "--split", ".npz"),
+    ("search --split other-split.npz", "--split", "bilevel"),
+    ("search --objective bilevel-unrolled --hypergradient some", "--hypergradient", "exact, finite-difference"),
+    ("search --derive-from best_valid", "--derive-from", "held-out"),
+    ("search --method random", "--objective", "bilevel"),
+    ("search --method gaea --temperature 2", "--temperature", "gaea"),
+    ("search --stream", "--stream", "digits"),
+    ("search --stream --loop scan", "--loop", "python"),
     ("search --loop while", "--loop", "auto, python, scan"),
     ("search --dtype float8", "--dtype", "float32, bfloat16"),
     ("search --clamp hard", "--clamp", "shift-invariant"),
@@ -90,7 +101,7 @@ BAD_INPUT = [
     (f"{TRAIN} --out run --resume --channels 8", "--resume", "--channels was 4, now 8"),
     (f"{TRAIN} --out run --resume --steps 3", "--resume", "--steps was 2, now 3"),
     (f"{TRAIN} --out torn --resume", "--resume", "damaged"),
-    ("benchmark", "convergence, kills, supernet", "--help"),
+    ("benchmark", "convergence, data, kills, supernet", "--help"),
     ("benchmark speed", "speed", "--help"),
     ("benchmark supernet --steps x", "--steps", "int"),
     ("benchmark supernet --steps 1 --rounds 1 --channels 2 --image 8 --yardstick false", "--yardstick", "JSON"),
@@ -165,6 +176,7 @@ def workspace(script, tmp_path_factory):
     (folder / "number.json").write_text('{"genotype": 5}\n')
     (folder / "list.json").write_text("[1, 2]\n")
     (folder / "cell.txt").write_text(SKIPS + "\n")
+    np.savez(folder / "other-split.npz", allow_pickle=False, train=np.arange(30), valid=np.arange(30, 60))
     columns = [f"{prefix}_{metric}_200" for prefix in ("c10", "c100", "in16") for metric in ("valid", "test")]
     other = {"op_names": np.array(["none", "sep_conv_3x3"]), "edges": np.zeros(14), "ops": np.zeros((100, 14))}
     np.savez(folder / "other.npz", allow_pickle=False, **other, **dict.fromkeys(columns, np.zeros(100)))
@@ -191,6 +203,12 @@ def test_bad_input_gets_one_line_and_status_2(command, flag, accepted, script, w
     assert re.fullmatch(r"error: [^\n]+\n", err)
     assert flag in err and accepted in err
     assert snapshot(workspace) == before
+
+
+@pytest.mark.parametrize("rule", ["", " ---------- \n"], ids=["box", "no box"])
+def test_the_answer_to_a_wrong_flag_is_read_with_and_without_a_box(rule):
+    said = f" Title \n{rule} Missing: \n     --genotype \n ---------- \n For help: --help \n"
+    assert _first_paragraph(said) == "Missing: --genotype"
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,14 @@ def test_starts_near_uniform(space: NASBench201) -> None:
     chex.assert_trees_all_close(logits.std(), 1e-3, rtol=0.1)
     chex.assert_trees_all_close(logits.mean(), 0.0, atol=2e-4)
     assert len(np.unique(logits)) > 0.99 * logits.size
-    weights = method.mixture(space, {"cell": logits[0]}).weights["cell"]
+    weights = method.weights(space, {"cell": logits[0]})["cell"]
     width = len(space.operations)
     chex.assert_trees_all_close(weights, jnp.full((6, width), 1 / width), atol=2e-3)
 
 
-def test_the_mixture_is_the_softmax_of_each_row() -> None:
+def test_the_weights_are_the_softmax_of_each_row() -> None:
     logits = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
-    weights = darts().mixture(NAS_BENCH_201, {"cell": jnp.asarray(logits)}).weights["cell"]
+    weights = darts().weights(NAS_BENCH_201, {"cell": jnp.asarray(logits)})["cell"]
     chex.assert_trees_all_close(weights, np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True), rtol=1e-5)
 
 

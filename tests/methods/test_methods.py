@@ -11,12 +11,14 @@ import pytest
 
 from gaea_jax import simplex
 from gaea_jax.errors import UsageError
-from gaea_jax.methods import Arch, Method, darts, gaea, get_method
-from gaea_jax.nets import Mixture
+from gaea_jax.methods import Arch, Method, darts, gaea, gaea_gdas, gdas, get_method, random_search
+from gaea_jax.methods.base import PHASES
 from gaea_jax.spaces.nas_bench_201 import NAS_BENCH_201, NAS_BENCH_201_NOZERO, Genotype, NASBench201
 
 SPACES = [NAS_BENCH_201, NAS_BENCH_201_NOZERO]
-FACTORIES = [gaea, darts]
+FACTORIES = [gaea, darts, gaea_gdas, gdas]
+MIXING = [gaea, darts]
+KEY = jax.random.key(3)
 
 
 def moved(method: Method, space: NASBench201) -> Arch:
@@ -32,8 +34,11 @@ def moved(method: Method, space: NASBench201) -> Arch:
 
 
 def test_get_method() -> None:
-    assert get_method("gaea") is gaea and get_method("darts") is darts
-    with pytest.raises(UsageError, match=r"^method: 'enas' is unknown; known are darts, gaea$"):
+    known = {"darts": darts, "gaea": gaea, "gaea_gdas": gaea_gdas, "gdas": gdas, "random": random_search}
+    assert {name: get_method(name) for name in known} == known
+    with pytest.raises(
+        UsageError, match=r"^method: 'enas' is unknown; known are darts, gaea, gaea_gdas, gdas, random$"
+    ):
         get_method("enas")
 
 
@@ -52,19 +57,33 @@ def test_the_architecture_is_one_float32_table_a_choice(factory: Callable, space
 
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("factory", FACTORIES)
-def test_the_mixture_is_a_distribution_on_every_edge(factory: Callable, space: NASBench201) -> None:
+def test_the_weights_are_a_distribution_on_every_edge(factory: Callable, space: NASBench201) -> None:
     method = factory(0.5)
-    mixture = jax.jit(lambda arch: method.mixture(space, arch))(moved(method, space))
-    chex.assert_trees_all_close(mixture.weights["cell"].sum(axis=-1), jnp.ones(6), atol=1e-6)
-    assert mixture.weights["cell"].min() > 0 and np.ptp(mixture.weights["cell"], axis=-1).min() > 0.1
+    weights = jax.jit(lambda arch: method.weights(space, arch))(moved(method, space))["cell"]
+    chex.assert_trees_all_close(weights.sum(axis=-1), jnp.ones(6), atol=1e-6)
+    assert weights.min() > 0 and np.ptp(weights, axis=-1).min() > 0.1
 
 
-@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("factory", MIXING)
+def test_a_mixing_method_mixes_with_its_weights_in_every_phase(factory: Callable, phase: str) -> None:
+    method = factory(0.5)
+    arch = moved(method, NAS_BENCH_201)
+    mixture = method.mixture(NAS_BENCH_201, arch, KEY, 0, phase)
+    assert mixture.active is None
+    chex.assert_trees_all_equal(mixture.weights, method.weights(NAS_BENCH_201, arch))
+
+
+@pytest.mark.parametrize("factory", MIXING)
 def test_the_mixture_is_differentiable(factory: Callable) -> None:
     method = factory()
     cost = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)), jnp.float32)
     arch = method.init(NAS_BENCH_201, jax.random.key(0))
-    gradient = jax.grad(lambda arch: jnp.sum(method.mixture(NAS_BENCH_201, arch).weights["cell"] * cost))(arch)
+
+    def value(arch: Arch) -> jax.Array:
+        return jnp.sum(method.mixture(NAS_BENCH_201, arch, KEY, 0, "arch").weights["cell"] * cost)
+
+    gradient = jax.grad(value)(arch)
     # For GAEA it is the gradient with respect to the mixture itself: no softmax, no normaliser in between.
     if factory is gaea:
         expected = cost
@@ -77,23 +96,24 @@ def test_the_mixture_is_differentiable(factory: Callable) -> None:
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_the_regularizer_is_the_divergence_from_uniform(factory: Callable) -> None:
     uneven = jnp.broadcast_to(jnp.array([0.7, 0.1, 0.1, 0.1]), (6, 4))
-    method = factory(entropy_weight=0.5)
+    method, point = factory(entropy_weight=0.5), factory in (gaea, gaea_gdas)
 
     def value(method: Method, table: jax.Array) -> jax.Array:
-        return method.regularizer(NAS_BENCH_201_NOZERO, {}, Mixture({"cell": table}))
+        return method.regularizer(NAS_BENCH_201_NOZERO, {"cell": table if point else jnp.log(table)})
 
     chex.assert_trees_all_close(value(method, jnp.full((6, 4), 0.25)), 0.0, atol=1e-6)
     chex.assert_trees_all_close(value(method, uneven), 0.5 * 6 * 0.445846372, rtol=1e-6)
     chex.assert_trees_all_close(value(factory(), uneven), 0.0)
-    # Its gradient, log(p k) + 1 times the weight, pulls towards uniform.
-    chex.assert_trees_all_close(
-        jax.grad(lambda table: value(method, table))(uneven), 0.5 * (jnp.log(4 * uneven) + 1), rtol=1e-5
-    )
+    if point:
+        # Its gradient, log(p k) + 1 times the weight, pulls towards uniform.
+        chex.assert_trees_all_close(
+            jax.grad(lambda table: value(method, table))(uneven), 0.5 * (jnp.log(4 * uneven) + 1), rtol=1e-5
+        )
 
 
 def test_the_regularizer_sums_over_tables() -> None:
     rows = jnp.array([[0.7, 0.1, 0.1, 0.1]])
-    value = gaea(entropy_weight=1.0).regularizer(NAS_BENCH_201, {}, Mixture({"a": rows, "b": jnp.repeat(rows, 2, 0)}))
+    value = gaea(entropy_weight=1.0).regularizer(NAS_BENCH_201, {"a": rows, "b": jnp.repeat(rows, 2, 0)})
     chex.assert_trees_all_close(value, 3 * 0.445846372, rtol=1e-6)
 
 
@@ -120,16 +140,17 @@ def test_clip_norm_clips_all_tables_together_before_the_step(factory: Callable) 
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_equal_weights_derive_the_first_operation(factory: Callable) -> None:
     for space, first in ((NAS_BENCH_201, "none"), (NAS_BENCH_201_NOZERO, "skip_connect")):
-        assert factory().derive(space, {"cell": jnp.full(space.choices["cell"].shape, 0.2)}) == Genotype((first,) * 6)
+        arch = {"cell": jnp.full(space.choices["cell"].shape, 0.2)}
+        assert factory().derive(space, arch, KEY, None) == Genotype((first,) * 6)
 
 
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("factory", FACTORIES)
-def test_derive_takes_the_heaviest_operation_of_the_mixture(factory: Callable, space: NASBench201) -> None:
+def test_derive_takes_the_heaviest_operation(factory: Callable, space: NASBench201) -> None:
     method = factory(0.5)
     arch = moved(method, space)
-    best = np.argmax(method.mixture(space, arch).weights["cell"], axis=-1)
-    assert method.derive(space, arch) == Genotype(tuple(space.operations[i] for i in best))
+    best = np.argmax(method.weights(space, arch)["cell"], axis=-1)
+    assert method.derive(space, arch, KEY, None) == Genotype(tuple(space.operations[i] for i in best))
 
 
 def test_gaea_is_sparser_than_darts_after_the_same_steps() -> None:
@@ -139,7 +160,7 @@ def test_gaea_is_sparser_than_darts_after_the_same_steps() -> None:
 
     def entropy_after(method: Method, steps: int) -> jax.Array:
         def loss(arch: Arch, noise: jax.Array) -> jax.Array:
-            weights = method.mixture(NAS_BENCH_201, arch).weights["cell"]
+            weights = method.weights(NAS_BENCH_201, arch)["cell"]
             return jnp.mean((jnp.einsum("eo,eof->ef", weights, outputs) - target - noise) ** 2)
 
         def step(carry: tuple, key: jax.Array) -> tuple[tuple, None]:
@@ -151,7 +172,7 @@ def test_gaea_is_sparser_than_darts_after_the_same_steps() -> None:
         arch = method.init(NAS_BENCH_201, jax.random.key(0))
         keys = jax.random.split(jax.random.key(1), steps)
         (arch, _), _ = jax.lax.scan(step, (arch, method.optimizer.init(arch)), keys)
-        return simplex.entropy(method.mixture(NAS_BENCH_201, arch).weights["cell"]).mean()
+        return simplex.entropy(method.weights(NAS_BENCH_201, arch)["cell"]).mean()
 
     gaea_entropy, darts_entropy = entropy_after(gaea(), 300), entropy_after(darts(), 300)
     assert gaea_entropy < 0.9 * darts_entropy and darts_entropy < np.log(5)

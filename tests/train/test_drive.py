@@ -2,6 +2,8 @@ import dataclasses
 import itertools
 import json
 import signal
+import threading
+import time
 import types
 
 import chex
@@ -12,6 +14,8 @@ import numpy as np
 import pytest
 
 from gaea_jax.checkpoint import CheckpointError
+from gaea_jax.data import Augmentation, Split, StoredSplit, epoch_batches
+from gaea_jax.errors import UsageError
 from gaea_jax.train import DivergedError, Interrupted
 from gaea_jax.train import drive as drive_module
 from gaea_jax.train.drive import drive
@@ -40,6 +44,45 @@ class Source:
     def __call__(self, step):
         x = jax.random.normal(jax.random.fold_in(self.key, step), (8, 4))
         return jnp.where(step + 1 >= self.broken, jnp.inf, x)
+
+
+class Records(list):
+    """Stored images; those of a number of `broken` or more cannot be read."""
+
+    broken = 1000
+
+    def __getitems__(self, keys):
+        if max(keys) >= self.broken:
+            raise OSError("the disk is gone")
+        return [self[key] for key in keys]
+
+
+@pytest.fixture
+def split():
+    rng = np.random.default_rng(0)
+    return Split(rng.integers(0, 256, (40, 2, 2, 1), np.uint8), np.zeros(40, np.int32))
+
+
+@pytest.fixture
+def stored(split):
+    records = Records({"image": image, "label": label} for image, label in zip(*split, strict=True))
+    return StoredSplit("noise", "train", records, (2, 2, 1))
+
+
+def images(split, seed=5):
+    """Batches of eight, from memory or from disk; five steps are an epoch."""
+    return epoch_batches(split, jax.random.key(seed), 8, Augmentation(flip=True, pad=1), (0.5,), (0.3,))
+
+
+def on_images(state, batch):
+    return regression(state, batch[0].reshape(8, 4))
+
+
+def assert_threads_end():
+    end = time.monotonic() + 10
+    while any(thread.name.startswith("grain") for thread in threading.enumerate()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def make_state():
@@ -255,4 +298,69 @@ def test_by_default_the_batch_is_spread_over_all_devices():
     eight, one = driven(4, devices=None), driven(4)
     assert eight.state.w.sharding.device_set == set(jax.devices())
     assert eight.state.w.is_fully_replicated
+    np.testing.assert_allclose(eight.state.w, one.state.w, rtol=1e-5)
+
+
+def test_a_streamed_run_cut_at_any_step_and_resumed_is_bitwise_the_unbroken_one(tmp_path, cut_at, split, stored):
+    whole = driven(8, step=on_images, source=images(split))
+    for k in range(1, 8):
+        folder = RunFolder.create(tmp_path / str(k), {}, IDENTITY)
+        mend = cut_at(k)
+        with pytest.raises(Interrupted):
+            driven(8, step=on_images, source=images(stored), folder=folder)
+        assert_threads_end()
+        mend()
+        stream = images(stored)
+        done = driven(8, step=on_images, source=stream, folder=folder, resume=True)
+        assert_threads_end()
+        chex.assert_trees_all_equal(done.state, whole.state)
+        assert without_clock(done.records) == without_clock(whole.records)
+
+
+def test_the_place_of_a_stream_is_in_the_checkpoint(tmp_path, stored, monkeypatch):
+    folder = RunFolder.create(tmp_path, {}, IDENTITY)
+    driven(4, step=on_images, source=images(stored), folder=folder)
+    stream, places = images(stored), []
+    monkeypatch.setattr(stream, "set_state", lambda state: places.append(state["iterator"]))
+    driven(5, step=on_images, source=stream, folder=folder, resume=True)
+    assert places == [{"next_index": 4}]
+
+
+def test_a_checkpoint_with_a_stream_of_other_batches_is_refused(tmp_path, split, stored):
+    folder = RunFolder.create(tmp_path, {}, IDENTITY)
+    driven(3, step=on_images, source=images(stored), folder=folder)
+    with pytest.raises(UsageError, match="state: is of a stream with another key; it must be of this one"):
+        driven(6, step=on_images, source=images(stored, seed=6), folder=folder, resume=True)
+    with pytest.raises(CheckpointError, match="batch size'] was"):
+        driven(6, step=on_images, source=images(split), folder=folder, resume=True)
+    assert_threads_end()
+
+
+def test_the_threads_end_with_a_run_that_fails(stored):
+    def broken(state, batch):
+        state, metrics = on_images(state, batch)
+        return state.replace(w=jnp.where(state.step == 2, jnp.nan, state.w)), metrics
+
+    with pytest.raises(DivergedError):
+        driven(6, step=broken, source=images(stored))
+    assert_threads_end()
+    with pytest.raises(UsageError, match='loop: "scan" needs all images in memory'):
+        driven(6, step=on_images, source=images(stored), loop="scan")
+    stored.records.broken = 39
+    with pytest.raises(OSError, match="the disk is gone"):
+        driven(6, step=on_images, source=images(stored))
+    assert_threads_end()
+
+
+def test_a_streamed_step_is_traced_once_and_spread_over_all_devices(split, stored):
+    traced = []
+
+    def counting(state, batch):
+        traced.append(batch)
+        return on_images(state, batch)
+
+    eight = driven(4, step=counting, source=images(stored), devices=None)
+    assert len(traced) == 1
+    one = driven(4, step=on_images, source=images(split))
+    assert eight.state.w.sharding.device_set == set(jax.devices())
     np.testing.assert_allclose(eight.state.w, one.state.w, rtol=1e-5)

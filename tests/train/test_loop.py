@@ -1,10 +1,12 @@
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gaea_jax.data import search_source
+from gaea_jax.data import StoredSplit, search_source
 from gaea_jax.errors import UsageError
 from gaea_jax.methods import gaea
 from gaea_jax.nets import supernet
@@ -14,6 +16,7 @@ from gaea_jax.train import SearchState, data_parallel, make_search_step, run
 from gaea_jax.train.recipe import sgd
 
 LOOPS = ("python", "scan")
+STREAMS = {"objective": "single-level", "order": "alternating"}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,7 @@ def step(tiny):
 
 @pytest.fixture(scope="module")
 def source(dataset):
-    return search_source(dataset, jax.random.key(1), 8, "alternating")
+    return search_source(dataset, jax.random.key(1), 8, **STREAMS)
 
 
 def in_chunks(step, state, source, stops, loop):
@@ -57,6 +60,27 @@ def test_auto_is_a_python_loop_on_cpu(tiny, step, source):
     auto, _ = run(step, tiny.state(), source, 3)
     python, _ = run(step, tiny.state(), source, 3, loop="python")
     chex.assert_trees_all_equal(auto, python)
+
+
+class Records(list):
+    def __getitems__(self, keys):
+        return [self[key] for key in keys]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_a_stream_runs_in_a_python_loop_as_the_source_on_the_device(tiny, step, source, dataset, monkeypatch, backend):
+    images, labels = dataset.train
+    records = Records({"image": image, "label": label} for image, label in zip(images, labels, strict=True))
+    stored = dataclasses.replace(dataset, train=StoredSplit("noise", "train", records, dataset.train.image_shape))
+    python, metrics = run(step, tiny.state(), source, 3, loop="python")
+    with search_source(stored, jax.random.key(1), 8, **STREAMS) as stream:
+        for loop in ("python", "auto"):
+            with monkeypatch.context() as patch:
+                patch.setattr(jax, "default_backend", lambda: backend)
+                streamed, found = run(step, tiny.state(), stream, 3, loop=loop)
+            chex.assert_trees_all_equal((streamed, found), (python, metrics))
+        with pytest.raises(UsageError, match='loop: "scan" needs all images in memory; for a stream it is "python" or'):
+            run(step, tiny.state(), stream, 3, loop="scan")
 
 
 def test_chunks_of_any_length_share_one_program(tiny, source):

@@ -13,8 +13,11 @@ import pytest
 
 from gaea_jax.benchmarks import load_table
 from gaea_jax.checkpoint import CheckpointError
+from gaea_jax.data import first_and_last_half, load_dataset
+from gaea_jax.nets import Mixture, supernet
 from gaea_jax.spaces import get_space
 from gaea_jax.train import Interrupted, SearchConfig, search
+from gaea_jax.train.evaluate import spread, supernet_accuracy
 
 CONFIG = SearchConfig(steps=6, report_every=2, channels=4, cells=1, batch_size=8, seed=1)
 SPACE = get_space(CONFIG.space)
@@ -71,12 +74,21 @@ def test_a_search_with_a_folder_and_a_table(tmp_path, found, table_path):
     assert said == {
         "space": "nas_bench_201_nozero",
         "method": "gaea",
+        "objective": "single-level",
+        "order": "joint",
         "dataset": "digits",
         "seed": 1,
         "steps": 6,
         "genotype": str(result.genotype),
         "derived_from": {"rule": "last", "step": 6},
         "table": table.summary(result.genotype),
+        "last": {
+            "genotype": str(result.genotype),
+            "step": 6,
+            "valid_accuracy": None,
+            "table": table.summary(result.genotype),
+        },
+        "best_valid": None,
     }
     config = json.loads((out / "config.json").read_text())
     assert (config["steps"], config["epochs"], config["channels"]) == (6, None, 4)
@@ -141,6 +153,63 @@ def test_darts_alternating_after_a_warm_up_in_bfloat16_over_the_full_space():
         assert jnp.isfinite(leaf).all()
     assert result.state.params["arch"]["cell"].shape == (6, 5)
     assert get_space("nas_bench_201").parse(str(result.genotype)) == result.genotype
+
+
+def test_a_bilevel_search_records_the_last_and_the_best_cell(tmp_path):
+    split = tmp_path / "split.npz"
+    numbers = np.random.default_rng(0).permutation(1437)
+    np.savez(split, train=numbers[:1000], valid=numbers[1000:])
+    bilevel = {"objective": "bilevel", "split": split, "eval_images": 100, "arch_learning_rate": 3.0}
+    config = dataclasses.replace(CONFIG, **bilevel, method="gaea_gdas", out=tmp_path / "run", derive_from="best_valid")
+    result = searched(config)
+    assert result.config.order == "alternating"
+    accuracies = [record["valid_accuracy"] for record in result.records]
+    # 12 batches of 8, the last 4 of the 100 images left out.
+    assert all(accuracy == pytest.approx(round(accuracy * 96 / 100) / 96 * 100) for accuracy in accuracies)
+    best = result.records[int(np.argmax(accuracies))]
+    said = json.loads((config.out / "result.json").read_text())
+    assert said["derived_from"] == {"rule": "best_valid", "step": best["step"]}
+    assert said["genotype"] == str(result.genotype) == best["genotype"]
+    assert said["best_valid"] == {
+        "genotype": best["genotype"],
+        "step": best["step"],
+        "valid_accuracy": max(accuracies),
+        "table": None,
+    }
+    assert (said["last"]["step"], said["last"]["genotype"]) == (6, result.records[-1]["genotype"])
+    assert result.records[0]["epoch"] == 2 / 125
+    by_the_last = result._replace(config=dataclasses.replace(config, derive_from="last"))
+    assert by_the_last.to_json()["genotype"] == result.records[-1]["genotype"]
+
+
+def test_random_search_derives_by_held_out_accuracy():
+    config = dataclasses.replace(CONFIG, steps=2, method="random", objective="bilevel", eval_images=16)
+    result = searched(config)
+    assert result.state.params["arch"] == {}
+    (record,) = result.records
+    assert record["entropy"] == {"cell": pytest.approx(np.log(4))}
+    digits = load_dataset("digits")
+    net = supernet(SPACE, channels=4, cells=1, num_classes=10)
+    accuracy = supernet_accuracy(net, digits, spread(first_and_last_half(1437).valid, 16), 8, "batch")
+    assert record["valid_accuracy"] == accuracy(result.state, Mixture.derived(SPACE.encode(result.genotype)))
+
+
+def test_the_temperature_falls_from_the_first_stair_to_the_last(monkeypatch):
+    seen = []
+
+    class Stop(Exception):
+        pass
+
+    def factory(*, temperature):
+        seen.extend(float(temperature(step)) for step in (0, 3, 5))
+        raise Stop
+
+    monkeypatch.setattr(importlib.import_module("gaea_jax.train.search"), "get_method", lambda name: factory)
+    for fields, expected in (({}, [10.0, 4.06, 0.1]), ({"temperature": 6.0, "final_temperature": 1.0}, [6, 3, 1])):
+        with pytest.raises(Stop):
+            searched(dataclasses.replace(CONFIG, **fields))
+        np.testing.assert_allclose(seen, expected, rtol=1e-5)
+        seen.clear()
 
 
 def test_without_a_length_it_runs_for_25_epochs(monkeypatch, tmp_path):

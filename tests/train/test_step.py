@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from gaea_jax.errors import UsageError
-from gaea_jax.methods import darts, gaea
+from gaea_jax.methods import darts, gaea, random_search
 from gaea_jax.nets import Mixture
 from gaea_jax.optim import search_optimizer
 from gaea_jax.spaces import get_space
@@ -17,6 +17,8 @@ from gaea_jax.train import SearchState, accuracy, cross_entropy, make_search_ste
 from gaea_jax.train.recipe import sgd
 
 ORDERS = ("joint", "alternating")
+SPACE = get_space("nas_bench_201_nozero")
+IMAGE = (4, 4, 1)
 
 assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 
@@ -169,7 +171,7 @@ def test_a_net_without_other_collections_and_with_another_loss(batch):
     step = make_search_step(Linear(), space, method, tx, loss=lambda logits, labels: jnp.float32(3.0) + logits.sum())
     moved, metrics = jax.jit(step)(state, batch)
     x, _ = batch["weights"]
-    logits = Linear().apply({"params": state.params["weights"]}, x, method.mixture(space, state.params["arch"]), True)
+    logits = Linear().apply({"params": state.params["weights"]}, x, Mixture(state.params["arch"]), True)
     np.testing.assert_allclose(metrics["loss"], 3 + logits.sum(), rtol=1e-4)
     assert moved.collections == {}
 
@@ -188,8 +190,50 @@ def test_loss_in_nats_and_accuracy_in_percent():
     assert float(accuracy(logits, labels)) == 50.0
 
 
-@pytest.mark.parametrize(("argument", "value"), [("objective", "trilevel"), ("order", "random")])
+@pytest.mark.parametrize(
+    ("argument", "value"), [("objective", "trilevel"), ("order", "random"), ("hypergradient", "guessed")]
+)
 def test_unknown_names_are_refused(tiny, argument, value):
     with pytest.raises(UsageError, match=f"'{value}' is unknown") as caught:
         tiny.step(**{argument: value})
     assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize("objective", ["bilevel", "bilevel-unrolled"])
+def test_joint_is_refused_with_two_batches(tiny, objective):
+    with pytest.raises(UsageError, match="order: 'joint' has one batch for both gradients"):
+        tiny.step(objective=objective, order="joint")
+
+
+def test_bilevel_is_single_level_where_the_batches_are_the_same(tiny, batch):
+    single, bilevel = (
+        jax.jit(tiny.step(objective=objective, order="alternating"))(tiny.state(), batch)
+        for objective in ("single-level", "bilevel")
+    )
+    chex.assert_trees_all_equal(single, bilevel)
+
+
+def test_a_method_without_an_architecture_makes_no_pass_for_it(tiny, batch):
+    tiny = tiny._replace(method=random_search())
+    state = SearchState.create(tiny.net, SPACE, tiny.method, tiny.tx, IMAGE, jax.random.key(0))
+    moved, _ = jax.jit(tiny.step(objective="bilevel", order="alternating"))(state, batch)
+    only_weights = {"weights": batch["weights"], "arch": tuple(jnp.full_like(part, -7) for part in batch["arch"])}
+    again, _ = jax.jit(tiny.step(objective="bilevel", order="alternating"))(state, only_weights)
+    chex.assert_trees_all_equal(moved, again)
+    assert moved.params["arch"] == {}
+
+
+def test_every_step_and_phase_has_a_sample_of_its_own(tiny, batch):
+    seen = []
+
+    def mixture(space, arch, key, step, phase):
+        seen.append((phase, jax.random.key_data(key)))
+        return Mixture(arch)
+
+    recording = tiny._replace(method=tiny.method._replace(mixture=mixture))
+    state = tiny.state()
+    for order in ORDERS:
+        for at in (0, 1):
+            recording.step(order=order)(state.replace(step=jnp.int32(at)), batch)
+    assert [phase for phase, _ in seen] == ["joint"] * 2 + ["arch", "weights"] * 2
+    assert len({tuple(np.asarray(data).tolist()) for _, data in seen}) == 6

@@ -1,8 +1,4 @@
-"""Pictures of a run, drawn from its reports: plain data in, a PNG and its Matplotlib figure out.
-
-Figures are made through Matplotlib's objects, never through pyplot, so that nothing global is touched and no
-display is needed. A file is replaced atomically: a killed run leaves the last whole picture.
-"""
+"""What happened in one run: loss, accuracy, entropy, mixture and truth over its steps."""
 
 import itertools
 import math
@@ -13,30 +9,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Circle, FancyArrowPatch
-from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
 from gaea_jax.errors import UsageError
+from gaea_jax.plot.canvas import COLOURS, FAINT, bare, marker, new_figure, save
+from gaea_jax.plot.graph import Edge, draw_graph
 
 Records = Sequence[Mapping[str, Any]]
 Choices = Mapping[str, tuple[Sequence[str], Sequence[str]]]
-Edge = tuple[int, int, str]
-
-# The colours of Okabe and Ito, apart under every form of colour blindness; without yellow, faint on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-FAINT = "#9A9A9A"
-DPI = 120
-
-# Measures of the drawn graph, in inches.
-RADIUS = 0.34
-LANE = 0.55
-CORNER = 0.6  # from the centre of a node to where its arcs run level
-FONT = 8.5
-CHARACTER = 0.602 * FONT / 72  # the width of one character of DejaVu Sans Mono, which Matplotlib brings along
 
 
 def training_curves(records: Records, path: str | os.PathLike[str]) -> Figure:
@@ -62,7 +43,7 @@ def training_curves(records: Records, path: str | os.PathLike[str]) -> Figure:
         accuracy.plot(steps, tested, "o-", color=COLOURS[1], markersize=5, linewidth=1, label="test set")
         accuracy.legend(loc="lower right")
     accuracy.set_ylabel("accuracy (%)")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def entropy_curve(records: Records, choices: Choices, path: str | os.PathLike[str]) -> Figure:
@@ -87,16 +68,16 @@ def entropy_curve(records: Records, choices: Choices, path: str | os.PathLike[st
     figure, (entropy, skips) = _panels(records, 2)
     for colour, name in zip(itertools.cycle(COLOURS), choices, strict=False):
         steps, values = _series(records, "entropy")
-        entropy.plot(steps, [value[name] for value in values], color=colour, label=name, **_marker(steps))
+        entropy.plot(steps, [value[name] for value in values], color=colour, label=name, **marker(steps))
     for count in sorted({len(options) for options, _ in choices.values()}):
         _ceiling(entropy, math.log(count), f"uniform: ln {count} = {math.log(count):.3f}")
     entropy.set_ylabel("mean entropy (nats)")
     entropy.legend()
     steps, shares = _series(records, "skip_share")
-    skips.step(steps, [100 * share for share in shares], where="post", color=COLOURS[1], **_marker(steps))
+    skips.step(steps, [100 * share for share in shares], where="post", color=COLOURS[1], **marker(steps))
     skips.set_ylim(-4, 104)
     skips.set_ylabel("skip_connect edges (%)")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def mixture_heatmap(records: Records, choices: Choices, path: str | os.PathLike[str]) -> Figure:
@@ -118,7 +99,7 @@ def mixture_heatmap(records: Records, choices: Choices, path: str | os.PathLike[
     _require(steps, "a mixture")
     rows = max((len(options) + 1) * len(edges) for options, edges in choices.values())
     height = max(3.0, 0.7 + 0.17 * rows)
-    figure = _figure(1 + 6 * len(choices), height)
+    figure = new_figure(1 + 6 * len(choices), height)
     panels = figure.subplots(1, len(choices), squeeze=False)[0]
     for axes, (name, (options, edges)) in zip(panels, choices.items(), strict=True):
         weights = np.asarray([mixture[name] for mixture in mixtures], np.float64)
@@ -138,7 +119,7 @@ def mixture_heatmap(records: Records, choices: Choices, path: str | os.PathLike[
         axes.set_title(name, fontsize=10)
         axes.spines[:].set_visible(False)
     figure.colorbar(mesh, ax=list(panels), label="weight", aspect=8 * height, pad=0.02)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def truth_curve(records: Records, path: str | os.PathLike[str]) -> Figure:
@@ -164,71 +145,12 @@ def truth_curve(records: Records, path: str | os.PathLike[str]) -> Figure:
         last = entries[-1]
         _ceiling(axes, last["oracle"], f"oracle: {last['oracle']:.2f} %")
         tests = [entry["test"] for entry in entries]
-        axes.step(steps, tests, where="post", color=COLOURS[0], **_marker(steps))
+        axes.step(steps, tests, where="post", color=COLOURS[0], **marker(steps))
         axes.set_ylabel("test accuracy (%)")
         axes.set_title(dataset, loc="left", fontsize=10)
         standing = f"last derived cell: {last['test']:.2f} %, rank {last['rank']:,}"
         axes.set_title(standing, loc="right", fontsize=9)
-    return _save(figure, path)
-
-
-def draw_graph(
-    nodes: Sequence[str],
-    edges: Sequence[Edge],
-    path: str | os.PathLike[str],
-    title: str,
-    options: Sequence[str] = (),
-) -> Figure:
-    """Draws a directed acyclic graph, such as a derived cell, as an arc diagram.
-
-    The nodes stand on a line. An edge between neighbours runs along the line; every other edge is an arc that
-    runs level in a lane above or below, with its label between two nodes, where no other label or arc can
-    meet it. Edges without a label, or labelled ``none``, are faint.
-
-    Args:
-      nodes: short names, in topological order; a line break is allowed.
-      edges: (index of the source, index of the target, label), with source < target.
-      path: the PNG to write; its folder is made if it is absent.
-      title: what is drawn.
-      options: every label that may occur. Colours follow this order, so that an operation has the same colour
-        in every drawing of a space; labels not among them get the colours after theirs.
-
-    Returns:
-      The figure as written, in inches from the centre of the first node.
-
-    Raises:
-      UsageError: there is no node, or an edge does not go from a node to a later one.
-    """
-    if not nodes:
-        raise UsageError("nodes", "is empty; a graph has at least one node")
-    for source, target, label in edges:
-        if not 0 <= source < target < len(nodes):
-            edge = (source, target, label)
-            raise UsageError("edges", f"{edge} does not go from one of the {len(nodes)} nodes to a later one")
-    names = dict.fromkeys([*options, *sorted({label for _, _, label in edges})])
-    coloured = [name for name in names if name not in ("", "none")]
-    colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(coloured)}
-    lanes = _lanes(edges)
-    longest = max((len(label) for _, _, label in edges), default=0)
-    pitch = 2 * CORNER + longest * CHARACTER + 0.25
-    left, right = -RADIUS - 0.3, pitch * (len(nodes) - 1) + RADIUS + 0.3
-    bottom = min(LANE * min(lanes, default=0), -RADIUS) - 0.3
-    top = max(LANE * max(lanes, default=0), RADIUS) + 0.7
-
-    figure = Figure(figsize=(right - left, top - bottom), dpi=DPI)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(left, right), ylim=(bottom, top))
-    axes.set_axis_off()
-    for (source, target, label), lane in zip(edges, lanes, strict=True):
-        colour, height = colours.get(label, FAINT), LANE * lane
-        _arrow(axes, pitch * source, pitch * target, height, label, colour)
-        if label:
-            gap = (source + target - 1) // 2 + 0.5
-            _label(axes, pitch * gap, height, label, colour)
-    for index, name in enumerate(nodes):
-        axes.add_patch(Circle((pitch * index, 0), RADIUS, facecolor="#F2F2F2", edgecolor="#333333", zorder=3))
-        axes.text(pitch * index, 0, name, ha="center", va="center", fontsize=FONT, zorder=4)
-    axes.text((left + right) / 2, top - 0.25, title, ha="center", va="center", fontsize=11)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def search_plots(
@@ -265,19 +187,6 @@ def search_plots(
     return [folder / f"{name}.png" for name in names]
 
 
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
-
-
-def _save(figure: Figure, path: str | os.PathLike[str]) -> Figure:
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    FigureCanvasAgg(figure).print_png(temporary)
-    os.replace(temporary, path)
-    return figure
-
-
 def _require(found: Sequence[Any], what: str) -> None:
     if not found:
         raise UsageError("records", f"has no report with {what}; a plot needs at least one")
@@ -292,25 +201,18 @@ def _series(records: Records, key: str) -> tuple[list[int], list[Any]]:
 def _panels(records: Records, count: int) -> tuple[Figure, list[Axes]]:
     """Panels one above the other over a common axis of steps."""
     _require(records, "a step")
-    figure = _figure(7, 0.6 + 2.2 * count)
+    figure = new_figure(7, 0.6 + 2.2 * count)
     panels = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
     for axes in panels:
-        axes.grid(color="#E4E4E4", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        bare(axes)
     panels[-1].set_xlabel("step")
     panels[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     return figure, panels
 
 
-def _marker(steps: Sequence[int]) -> dict[str, Any]:
-    """Points are marked while they are few: a single report would be no line at all."""
-    return {"linewidth": 1.6, "marker": "o" if len(steps) <= 30 else None, "markersize": 3.5}
-
-
 def _curve(axes: Axes, records: Records, key: str, label: str | None = None) -> None:
     steps, values = _series(records, key)
-    axes.plot(steps, values, color=COLOURS[0], label=label, **_marker(steps))
+    axes.plot(steps, values, color=COLOURS[0], label=label, **marker(steps))
 
 
 def _ceiling(axes: Axes, height: float, label: str) -> None:
@@ -338,52 +240,3 @@ def _edge_ticks(axes: Axes, first: np.ndarray, options: Sequence[str], edges: Se
     axes.set_yticks(first + (len(options) - 1) / 2, edges, minor=True, fontsize=9, fontweight="bold")
     axes.tick_params(axis="y", which="major", length=0)
     axes.tick_params(axis="y", which="minor", length=0, pad=12 + 0.602 * size * max(map(len, options)))
-
-
-def _lanes(edges: Sequence[Edge]) -> list[int]:
-    """The lane of each edge: 0 on the line of nodes, positive above it, negative below.
-
-    Short edges come first and an edge lies outside all it meets, so only edges that interleave cross; of the
-    two sides an edge takes the one with fewer crossings, then the one nearer to the line.
-    """
-    lanes: dict[int, int] = {}
-    for index in sorted(range(len(edges)), key=lambda index: edges[index][1] - edges[index][0]):
-        source, target, _ = edges[index]
-        met = [(*edges[other][:2], lane) for other, lane in lanes.items()]
-        met = [(start, end, lane) for start, end, lane in met if start < target and source < end]
-        if target - source == 1 and not met:
-            lanes[index] = 0
-            continue
-        sides = []
-        for side in (1, -1):
-            arcs = [(start, end, abs(lane)) for start, end, lane in met if side * lane > 0]
-            crossings = sum((start - source) * (end - target) > 0 for start, end, _ in arcs)
-            sides.append((crossings, max((lane for *_, lane in arcs), default=0) + 1, side))
-        _, lane, side = min(sides, key=lambda choice: choice[:2])
-        lanes[index] = side * lane
-    return [lanes[index] for index in range(len(edges))]
-
-
-def _arrow(axes: Axes, start: float, end: float, height: float, label: str, colour: str) -> None:
-    """An arrow from the circle at `start` to the circle at `end` that runs level at `height` in between."""
-    centres = np.array([[start, 0.0], [end, 0.0]])
-    # The curve at either end aims at a point over its node, a little inside: the arcs of one node fan out.
-    aims = np.array([[start + 0.2, height], [end - 0.2, height]]) if height else centres[::-1]
-    ends = centres + RADIUS * (aims - centres) / np.linalg.norm(aims - centres, axis=1, keepdims=True)
-    if height:
-        level = [(start + CORNER, height), (end - CORNER, height)]
-        points = np.array([ends[0], aims[0], *level, aims[1], ends[1]])
-        codes = [Path.MOVETO, Path.CURVE3, Path.CURVE3, Path.LINETO, Path.CURVE3, Path.CURVE3]
-        path = Path(points, codes)
-    else:
-        path = Path(ends)
-    arrow = FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=12, color=colour, zorder=1)
-    arrow.set_linewidth(1.0 if colour == FAINT else 1.8)
-    arrow.set_linestyle("--" if label == "none" else "-")
-    axes.add_patch(arrow)
-
-
-def _label(axes: Axes, x: float, y: float, label: str, colour: str) -> None:
-    text = axes.text(x, y, label, ha="center", va="center", fontsize=FONT, family="monospace", zorder=2)
-    text.set_color("#666666" if colour == FAINT else "#222222")
-    text.set_bbox({"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": colour, "linewidth": 0.8})

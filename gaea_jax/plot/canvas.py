@@ -1,0 +1,71 @@
+"""What all pictures share: colours, the blank figure, its look, and how it is written."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+# The colours of Okabe and Ito, apart under every form of colour blindness; without yellow, faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+FAINT = "#9A9A9A"
+DPI = 120
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A blank figure.
+
+    Args:
+      width: in inches.
+      height: in inches.
+
+    Returns:
+      The figure, whose panels make room for their labels.
+    """
+    return Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+
+
+def bare(axes: Axes) -> None:
+    """Gives a panel a faint grid and no frame.
+
+    Args:
+      axes: the panel.
+    """
+    axes.grid(color="#E4E4E4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def marker(steps: Sequence[float]) -> dict[str, Any]:
+    """How a curve is drawn: points are marked while they are few, for a single report would be no line at all.
+
+    Args:
+      steps: where its points are.
+
+    Returns:
+      Keywords of ``Axes.plot``.
+    """
+    return {"linewidth": 1.6, "marker": "o" if len(steps) <= 30 else None, "markersize": 3.5}
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Figure:
+    """Writes a figure in one atomic replacement.
+
+    Args:
+      figure: what to write.
+      path: a name that ends in ``.png`` or ``.pdf``; its folder is made if it is absent.
+
+    Returns:
+      The figure.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    FigureCanvasAgg(figure)
+    figure.savefig(temporary, format=path.suffix.removeprefix("."))
+    os.replace(temporary, path)
+    return figure

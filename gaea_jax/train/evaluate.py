@@ -1,0 +1,99 @@
+"""Accuracy on images that a network was not trained on: of a trained network, or of a supernet as it stands."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from gaea_jax.data import Dataset, Split, StoredSplit, eval_batches, take
+from gaea_jax.errors import UsageError
+from gaea_jax.nets import Mixture
+from gaea_jax.train.state import SearchState
+
+EVAL_BATCH = 250
+STATISTICS = ("batch", "running")
+
+
+def accuracy_on(net: nn.Module, variables: Any, split: Split | StoredSplit, dataset: Dataset) -> float:
+    """Accuracy of a trained network, with running statistics and without augmentation.
+
+    Args:
+      net: the network.
+      variables: its parameters and other collections.
+      split: the images to test on.
+      dataset: normalises them.
+
+    Returns:
+      Percent of the images of the split.
+    """
+
+    @jax.jit
+    def correct(variables: Any, x: jax.Array, y: jax.Array, counts: jax.Array) -> jax.Array:
+        logits: Any = net.apply(variables, x, train=False)
+        return jnp.sum((jnp.argmax(logits, axis=-1) == y) & counts)
+
+    batches = eval_batches(split, min(EVAL_BATCH, split.size), dataset.mean, dataset.std)
+    return 100 * sum(int(correct(variables, *batch)) for batch in batches) / split.size
+
+
+def spread(indices: np.ndarray, count: int) -> np.ndarray:
+    """Some of many images, evenly spread over their order, which may be that of their classes.
+
+    Args:
+      indices: numbers of images, [n], at least one.
+      count: how many to take, at least one.
+
+    Returns:
+      ``min(count, n)`` of them.
+
+    Example:
+      >>> spread(np.arange(100, 110), 4).tolist()
+      [100, 103, 106, 109]
+    """
+    return indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)]
+
+
+def supernet_accuracy(
+    net: nn.Module, dataset: Dataset, indices: np.ndarray, batch_size: int, statistics: str
+) -> Callable[[SearchState, Mixture], float]:
+    """Accuracy of a supernet under a mixture, on some training images that its weights do not see.
+
+    The images are not augmented, and loaded once. What does not fill a batch is left out.
+
+    Args:
+      net: the supernet.
+      dataset: its train split has the images.
+      indices: numbers of the images, [n], at least one.
+      batch_size: images in a batch, or all if there are fewer.
+      statistics: ``"batch"`` normalises by the statistics of each batch, which is how the weights were trained;
+        ``"running"`` by the running ones, which average over all mixtures of the last steps.
+
+    Returns:
+      ``(state, mixture) -> accuracy`` in percent.
+
+    Raises:
+      UsageError: on ``eval_statistics``, if it is neither.
+    """
+    if statistics not in STATISTICS:
+        raise UsageError("eval_statistics", f"{statistics!r} is unknown; known are {', '.join(STATISTICS)}")
+    batch_size = min(batch_size, len(indices))
+    images = len(indices) // batch_size * batch_size
+    batches = list(eval_batches(take(dataset.train, indices[:images]), batch_size, dataset.mean, dataset.std))
+
+    @jax.jit
+    def correct(params: Any, collections: Any, mixture: Mixture, x: jax.Array, y: jax.Array) -> jax.Array:
+        variables = {"params": params["weights"], **collections}
+        if statistics == "batch":
+            logits, _ = net.apply(variables, x, mixture, train=True, mutable=list(collections))
+        else:
+            logits = net.apply(variables, x, mixture, train=False)
+        return jnp.sum(jnp.argmax(logits, axis=-1) == y)
+
+    def accuracy(state: SearchState, mixture: Mixture) -> float:
+        counts = [correct(state.params, state.collections, mixture, x, y) for x, y, _ in batches]
+        return 100 * sum(int(count) for count in counts) / images
+
+    return accuracy

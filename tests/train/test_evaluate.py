@@ -1,0 +1,69 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gaea_jax.data import normalise
+from gaea_jax.errors import UsageError
+from gaea_jax.nets import Mixture
+from gaea_jax.train.evaluate import accuracy_on, supernet_accuracy
+
+MIXTURE = Mixture({"cell": jnp.full((6, 4), 0.25)})
+
+
+def share(logits, labels):
+    return 100 * np.mean(np.argmax(logits, axis=-1) == np.asarray(labels))
+
+
+@pytest.fixture(scope="module")
+def state(tiny, batch):
+    """A state whose running statistics are those of no batch."""
+    state = tiny.state()
+    for _ in range(3):
+        state, _ = jax.jit(tiny.step())(state, batch)
+    return state
+
+
+@pytest.mark.parametrize("statistics", ["batch", "running"])
+def test_the_accuracy_of_a_supernet_on_the_named_images(tiny, state, dataset, statistics):
+    indices = np.random.default_rng(0).permutation(40)[:27]
+    accuracy = supernet_accuracy(tiny.net, dataset, indices, 8, statistics)
+    variables = {"params": state.params["weights"], **state.collections}
+    logits = []
+    for start in (0, 8, 16):
+        x = normalise(jnp.asarray(dataset.train.images[indices[start : start + 8]]), dataset.mean, dataset.std)
+        train = statistics == "batch"
+        out = tiny.net.apply(variables, x, MIXTURE, train, mutable=["batch_stats"])[0]
+        logits.append(out)
+    expected = share(np.concatenate(logits), dataset.train.labels[indices[:24]])
+    assert accuracy(state, MIXTURE) == pytest.approx(expected)
+    other = Mixture({"cell": -MIXTURE.weights["cell"]})
+    assert accuracy(state, other) != accuracy(state, MIXTURE)
+
+
+def test_fewer_images_than_a_batch_are_one_batch(tiny, state, dataset):
+    accuracy = supernet_accuracy(tiny.net, dataset, np.arange(5), 8, "batch")
+    assert accuracy(state, MIXTURE) in {0.0, 20.0, 40.0, 60.0, 80.0, 100.0}
+
+
+def test_unknown_statistics_are_refused(tiny, dataset):
+    with pytest.raises(UsageError, match="eval_statistics: 'moving' is unknown; known are batch, running"):
+        supernet_accuracy(tiny.net, dataset, np.arange(5), 8, "moving")
+
+
+def test_every_image_of_a_split_counts_once(tiny, state, dataset):
+    net = Fixed(tiny.net)
+    variables = {"params": state.params["weights"], **state.collections}
+    x = normalise(jnp.asarray(dataset.test.images), dataset.mean, dataset.std)
+    expected = share(net.apply(variables, x, train=False), dataset.test.labels)
+    assert accuracy_on(net, variables, dataset.test, dataset) == pytest.approx(expected)
+
+
+class Fixed:
+    """The tiny net under one mixture, called like a derived network."""
+
+    def __init__(self, net):
+        self.net = net
+
+    def apply(self, variables, x, train):
+        return self.net.apply(variables, x, MIXTURE, train)
