@@ -30,7 +30,8 @@ def conv_general_dilated(
 ) -> jax.Array:
     """A two-dimensional convolution, as `jax.lax.conv_general_dilated` computes it.
 
-    To be handed to `flax.linen.Conv`. Its gradients can be taken again, but only in reverse mode.
+    To be handed to `flax.linen.Conv`. It has no forward-mode derivative; its gradients have both, of which the forward
+    one (as in a product of Hessian and vector, ``jvp`` of ``grad``) keeps to the fast layout.
 
     Args:
       lhs: features [B, H, W, C].
@@ -86,7 +87,7 @@ _conv = jax.custom_vjp(_plain, nondiff_argnums=(2, 3, 4, 5, 6))
 
 
 def _forward(x: jax.Array, w: jax.Array, *how: object) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv(x, w, *how), (x, w)
+    return _plain(x, w, *how), (x, w)
 
 
 def _backward(
@@ -109,9 +110,12 @@ def _backward(
             before_x.append((kernel - 1 - low, features - result + low))
             before_w.append((low, result + kernel - features - 1 - low))
         turned = jnp.transpose(w[::-1, ::-1], (0, 1, 3, 2))
-        of_x = _conv(g, turned, grown, tuple(before_x), strides, dilation, precision)
+        of_x = _plain(g, turned, grown, tuple(before_x), strides, dilation, precision)
+        if w.shape[:2] == strides == grown == (1, 1) and padding == ((0, 0), (0, 0)):
+            # A matrix product, which the fast kernel does not see in it.
+            return of_x, jnp.einsum("bhwc,bhwd->cd", x, g, precision=precision)[None, None]
         channels = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(g, (1, 2, 0, 3))
-        of_w = _conv(*channels, dilation, tuple(before_w), grown, strides, precision)
+        of_w = _plain(*channels, dilation, tuple(before_w), grown, strides, precision)
         return of_x, jnp.transpose(of_w, (1, 2, 0, 3))
 
     def usual(x: jax.Array, w: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -148,7 +148,12 @@ def make_search_step(
         outer, (collections, _) = jax.grad(held_out, has_aux=True)({"weights": moved, "arch": arch})
         (direction,) = pull_back(outer["weights"])
         if hypergradient == "exact":
-            along = jax.grad(lambda arch: optax.tree.vdot(jax.grad(training)(weights, arch), direction))(arch)
+            # By the weights too, though that half is dropped before it is computed: a convolution that the architecture
+            # does not reach has no forward-mode derivative.
+            def gradient_of_arch(weights: Any) -> Any:
+                return jax.grad(training, argnums=(0, 1))(weights, arch)[1]
+
+            _, along = jax.jvp(gradient_of_arch, (weights,), (direction,))
         else:
             # The floor only keeps a direction of zero from dividing by it.
             length = _DIFFERENCE / jnp.maximum(optax.tree.norm(direction), jnp.finfo(jnp.float32).tiny)
