@@ -7,6 +7,7 @@ that layout from the start.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +87,7 @@ def _plain(
 _conv = jax.custom_vjp(_plain, nondiff_argnums=(2, 3, 4, 5, 6))
 
 
-def _forward(x: jax.Array, w: jax.Array, *how: object) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _forward(x: jax.Array, w: jax.Array, *how: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _plain(x, w, *how), (x, w)
 
 
@@ -100,22 +101,22 @@ def _backward(
     g: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     def canonical(x: jax.Array, w: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        before_x, before_w = [], []
-        for axis in (0, 1):
+        def paddings(axis: int) -> Pairs:
             # Sizes with the dilation in them.
             kernel = (w.shape[axis] - 1) * dilation[axis] + 1
             features = (x.shape[1 + axis] - 1) * grown[axis] + 1
             result = (g.shape[1 + axis] - 1) * strides[axis] + 1
             low = padding[axis][0]
-            before_x.append((kernel - 1 - low, features - result + low))
-            before_w.append((low, result + kernel - features - 1 - low))
+            return (kernel - 1 - low, features - result + low), (low, result + kernel - features - 1 - low)
+
+        (rows_x, rows_w), (columns_x, columns_w) = paddings(0), paddings(1)
         turned = jnp.transpose(w[::-1, ::-1], (0, 1, 3, 2))
-        of_x = _plain(g, turned, grown, tuple(before_x), strides, dilation, precision)
+        of_x = _plain(g, turned, grown, (rows_x, columns_x), strides, dilation, precision)
         if w.shape[:2] == strides == grown == (1, 1) and padding == ((0, 0), (0, 0)):
             # A matrix product, which the fast kernel does not see in it.
             return of_x, jnp.einsum("bhwc,bhwd->cd", x, g, precision=precision)[None, None]
         channels = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(g, (1, 2, 0, 3))
-        of_w = _plain(*channels, dilation, tuple(before_w), grown, strides, precision)
+        of_w = _plain(*channels, dilation, (rows_w, columns_w), grown, strides, precision)
         return of_x, jnp.transpose(of_w, (1, 2, 0, 3))
 
     def usual(x: jax.Array, w: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
