@@ -6,11 +6,12 @@ from gaea_jax.data.device import Batches, SearchSource, eval_batches
 from gaea_jax.data.halves import TrainValid, first_and_last_half, load_train_valid
 from gaea_jax.data.order import Order, make_order
 from gaea_jax.data.shuffle import shuffled
-from gaea_jax.data.sources import epoch_batches, random_batches, search_source
+from gaea_jax.data.sources import OBJECTIVES, epoch_batches, random_batches, search_source
 from gaea_jax.data.splits import Split, StoredSplit, take
 from gaea_jax.data.stream import Feed, Stream
 
 __all__ = [
+    "OBJECTIVES",
     "Augmentation",
     "Batches",
     "Dataset",

@@ -13,7 +13,7 @@ from gaea_jax.data.splits import Split, StoredSplit
 from gaea_jax.data.stream import Feed, Stream
 from gaea_jax.errors import UsageError
 
-_OBJECTIVES = ("single-level", "bilevel", "bilevel-unrolled")
+OBJECTIVES = ("single-level", "bilevel", "bilevel-unrolled")
 
 
 def epoch_batches(
@@ -106,8 +106,8 @@ def search_source(
       UsageError: ``objective`` or ``order`` is unknown; ``order`` is "joint" with a bilevel objective; ``split``, if a
         single-level objective has two parts; ``batch_size`` is out of range.
     """
-    if objective not in _OBJECTIVES:
-        raise UsageError("objective", f"{objective!r} is unknown; known are {', '.join(_OBJECTIVES)}")
+    if objective not in OBJECTIVES:
+        raise UsageError("objective", f"{objective!r} is unknown; known are {', '.join(OBJECTIVES)}")
     if order not in ("alternating", "joint"):
         raise UsageError("order", f'must be "alternating" or "joint", not {order!r}')
     size = dataset.train.size

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from gaea_jax.data import OBJECTIVES
 from gaea_jax.errors import UsageError
 from gaea_jax.methods import Method
 from gaea_jax.methods.base import PHASES, Space
@@ -18,7 +19,6 @@ Metrics = dict[str, jax.Array]
 Batch = dict[str, tuple[jax.Array, jax.Array]]
 SearchStep = Callable[[SearchState, Batch], tuple[SearchState, Metrics]]
 
-OBJECTIVES = ("single-level", "bilevel", "bilevel-unrolled")
 ORDERS = ("joint", "alternating")
 HYPERGRADIENTS = ("exact", "finite-difference")
 
