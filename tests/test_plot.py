@@ -117,6 +117,14 @@ def test_training_curves_hold_loss_accuracy_and_the_test_points_there_are(tmp_pa
     chex.assert_trees_all_close(tested.get_xydata(), np.array([[100.0, 12], [250, 15]]))
     assert [text.get_text() for text in accuracy.get_legend().get_texts()] == ["training batches", "test set"]
 
+    for record in records:
+        record["valid_accuracy"] = record["step"] / 10
+    _, accuracy = plot.training_curves(records, tmp_path / "a.png").axes
+    _, held_out, _ = accuracy.lines
+    chex.assert_trees_all_close(held_out.get_xydata(), np.array([[r["step"], r["step"] / 10] for r in records]))
+    labels = [text.get_text() for text in accuracy.get_legend().get_texts()]
+    assert labels == ["training batches", "held-out images", "test set"]
+
 
 def test_a_single_report_is_visible_and_many_are_not_dotted(tmp_path):
     [line] = plot.training_curves(search_records(1), tmp_path / "a.png").axes[0].lines

@@ -24,8 +24,8 @@ def training_curves(records: Records, path: str | os.PathLike[str]) -> Figure:
     """Draws loss and accuracy over the steps of a search or of a retraining.
 
     Args:
-      records: reports in order, with ``step`` and, where known, ``loss`` (nats), ``accuracy`` and
-        ``test_accuracy`` (percent).
+      records: reports in order, with ``step`` and, where known, ``loss`` (nats), ``accuracy``, ``valid_accuracy``
+        and ``test_accuracy`` (percent).
       path: the PNG to write; its folder is made if it is absent.
 
     Returns:
@@ -38,10 +38,12 @@ def training_curves(records: Records, path: str | os.PathLike[str]) -> Figure:
     _curve(loss, records, "loss")
     loss.set_ylabel("training loss (nats)")
     _curve(accuracy, records, "accuracy", label="training batches")
-    steps, tested = _series(records, "test_accuracy")
-    if steps:
-        accuracy.plot(steps, tested, "o-", color=COLOURS[1], markersize=5, linewidth=1, label="test set")
-        accuracy.legend(loc="lower right")
+    others = (("valid_accuracy", "held-out images"), ("test_accuracy", "test set"))
+    for colour, (name, label) in zip(COLOURS[1:], others, strict=False):
+        steps, found = _series(records, name)
+        if steps:
+            accuracy.plot(steps, found, "o-", color=colour, markersize=5, linewidth=1, label=label)
+            accuracy.legend(loc="lower right")
     accuracy.set_ylabel("accuracy (%)")
     return save(figure, path)
 
