@@ -13,6 +13,8 @@ from gaea_jax.nets import Mixture
 def random_search(*, candidates: int = 100) -> Method:
     """Trains the shared weights on uniformly random paths and keeps the best of some random genotypes.
 
+    A search derives at every report, and here each derivation evaluates all candidates: have few reports.
+
     Args:
       candidates: number of genotypes that a derivation draws and evaluates, 1 or more.
 
