@@ -1,6 +1,7 @@
 """Data sets in memory or on disk, augmentation in JAX, and batches that follow from the step alone."""
 
 from gaea_jax.data.augment import Augmentation, Recipe, augment, cutout, normalise, prepare
+from gaea_jax.data.colour import IMAGENET_JITTER, Jitter, colour_jitter
 from gaea_jax.data.datasets import Dataset, load_dataset, open_dataset
 from gaea_jax.data.device import Batches, SearchSource, eval_batches
 from gaea_jax.data.halves import TrainValid, first_and_last_half, load_train_valid
@@ -11,11 +12,13 @@ from gaea_jax.data.splits import Split, StoredSplit, take
 from gaea_jax.data.stream import Feed, Stream
 
 __all__ = [
+    "IMAGENET_JITTER",
     "OBJECTIVES",
     "Augmentation",
     "Batches",
     "Dataset",
     "Feed",
+    "Jitter",
     "Order",
     "Recipe",
     "SearchSource",
@@ -24,6 +27,7 @@ __all__ = [
     "Stream",
     "TrainValid",
     "augment",
+    "colour_jitter",
     "cutout",
     "epoch_batches",
     "eval_batches",

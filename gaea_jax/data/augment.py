@@ -1,4 +1,4 @@
-"""Augmentation of image batches in JAX: flip, padded crop, normalisation, cutout.
+"""Augmentation of image batches in JAX: flip, padded crop, change of colours, normalisation, cutout.
 
 Everything works on whole batches under ``jit`` and draws from an explicit key, so that a batch can be made
 again at any time.
@@ -10,17 +10,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gaea_jax.data.colour import Jitter, colour_jitter
+from gaea_jax.data.resize import TRIES
 from gaea_jax.errors import UsageError
+
+# Streams of random numbers of a step; the split for flip, crop and cutout has taken those before.
+_CROP, _JITTER = 2, 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images; ``Augmentation(flip=False, pad=0)`` leaves them as they are.
+    """What is done to training images on the device; ``Augmentation(flip=False, pad=0)`` leaves them as they come.
 
     Attributes:
       flip: mirror each image left to right with probability 1/2.
       pad: crop each image at a random place after padding it with this many black pixels on every side.
       cutout: side in pixels of the square that is blanked at a random place; 0 blanks nothing.
+      jitter: how far the colours change at random; None leaves them. Needs three channels.
 
     Raises:
       UsageError: ``pad`` or ``cutout`` is negative.
@@ -29,6 +35,7 @@ class Augmentation:
     flip: bool
     pad: int
     cutout: int = 0
+    jitter: Jitter | None = None
 
     def __post_init__(self) -> None:
         for name in ("pad", "cutout"):
@@ -45,7 +52,7 @@ def augment(key: jax.Array, images: jax.Array, augmentation: Augmentation) -> ja
     Args:
       key: a JAX random key.
       images: any dtype, ``[batch, height, width, channels]``.
-      augmentation: its ``flip`` and ``pad`` are applied; its ``cutout`` is not (see `prepare`).
+      augmentation: its ``flip`` and ``pad`` are applied; the rest is not (see `prepare`).
 
     Returns:
       An array of the shape and dtype of ``images``.
@@ -88,6 +95,10 @@ def normalise(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
     """
     if images.dtype != jnp.uint8:
         raise UsageError("images", f"must be uint8 in 0..255, not {images.dtype}")
+    return _normalised(images.astype(jnp.float32), mean, std)
+
+
+def _normalised(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
     channels = images.shape[-1]
     for name, constant in (("mean", mean), ("std", std)):
         if len(constant) != channels:
@@ -96,7 +107,7 @@ def normalise(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
     # batch has the same bits in every program. The formula as written above, with arrays, has not.
     offset = np.float32(255 * np.array(mean))
     scale = np.float32(1 / (255 * np.array(std)))
-    return (images.astype(jnp.float32) - offset) * scale
+    return (images - offset) * scale
 
 
 def cutout(key: jax.Array, images: jax.Array, side: int) -> jax.Array:
@@ -137,7 +148,7 @@ def prepare(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> jax.Array:
-    """Turns stored images into a training batch: flip and crop, then normalise, then cutout.
+    """Turns stored images into a training batch: flip and crop, then colours, then normalise, then cutout.
 
     Args:
       key: a JAX random key.
@@ -150,10 +161,15 @@ def prepare(
       float32, shape of ``images``.
 
     Raises:
-      UsageError: as `normalise`.
+      UsageError: as `normalise` and `gaea_jax.data.colour.colour_jitter`.
     """
     augment_key, cutout_key = jax.random.split(key)
-    batch = normalise(augment(augment_key, images, augmentation), mean, std)
+    images = augment(augment_key, images, augmentation)
+    if augmentation.jitter is None:
+        batch = normalise(images, mean, std)
+    else:
+        jittered = colour_jitter(jax.random.fold_in(key, _JITTER), images, augmentation.jitter)
+        batch = _normalised(jittered, mean, std)
     return cutout(cutout_key, batch, augmentation.cutout) if augmentation.cutout else batch
 
 
@@ -185,6 +201,19 @@ class Recipe:
           float32, shape of ``images``.
 
         Raises:
-          UsageError: as `normalise`.
+          UsageError: as `prepare`.
         """
         return prepare(jax.random.fold_in(self.key, step), images, self.augmentation, self.mean, self.std)
+
+    def crop_draws(self, step: int | jax.Array, batch_size: int) -> jax.Array:
+        """The random numbers of a step's crops, where images of any size are cropped as they are read.
+
+        Args:
+          step: integer, 0 or more.
+          batch_size: images in the batch.
+
+        Returns:
+          float32 ``[batch_size, 10, 4]`` in 0..1 without 1, for `gaea_jax.data.resize.random_box`.
+        """
+        key = jax.random.fold_in(jax.random.fold_in(self.key, step), _CROP)
+        return jax.random.uniform(key, (batch_size, TRIES, 4))

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gaea_jax.data.resize import centre_crop, decode, random_crop
 from gaea_jax.errors import UsageError
 
 # Read by the thousand: TFDS is twice as fast that way as one by one, and the decoded copies stay small.
@@ -42,37 +43,46 @@ class StoredSplit:
       dataset: name of the data set.
       name: name of the split.
       records: random access to ``{"image": uint8 array, "label": int}``, one by one and by ``__getitems__``, as a TFDS
-        data source has it.
+        data source has it; where ``resized``, the image is the file that is stored, as bytes.
       image_shape: height, width and channels of an image.
+      resized: the images are of any size, and are cropped and resized to squares of that shape as they are read.
     """
 
     dataset: str
     name: str
     records: Any = dataclasses.field(repr=False)
     image_shape: tuple[int, ...]
+    resized: bool = False
 
     @property
     def size(self) -> int:
         """Number of images."""
         return len(self.records)
 
-    def read(self, indices: np.ndarray) -> Split:
+    def read(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Split:
         """Reads and decodes some of the images.
 
         Args:
           indices: integers ``[n]``, each in ``0 .. size - 1``; repeats are read again.
+          draws: where ``resized``, random numbers ``[n, 10, 4]`` for a random crop of each image, see
+            `gaea_jax.data.resize.random_box`; None crops the middle of each, as for testing. Not used elsewhere.
 
         Returns:
           A split of those ``n`` images, NumPy arrays.
 
         Raises:
-          UsageError: on ``dataset``, if an image has another size than the first of the split, or no label.
+          UsageError: on ``dataset``, if an image is broken, has another size than the first of the split (unless
+            ``resized``), or no label.
         """
         images, labels = np.empty((len(indices), *self.image_shape), np.uint8), np.empty(len(indices), np.int32)
         for i, record in enumerate(self.records.__getitems__(indices.tolist())):
-            if record["image"].shape != self.image_shape:
+            labels[i] = record["label"]
+            if self.resized:
+                images[i] = self._resized(indices[i], record["image"], None if draws is None else draws[i])
+            elif record["image"].shape != self.image_shape:
                 raise mixed_sizes(self.dataset, self.image_shape, record["image"].shape)
-            images[i], labels[i] = record["image"], record["label"]
+            else:
+                images[i] = record["image"]
         if np.any(labels < 0):
             raise UsageError("dataset", f"{self.dataset!r} has images without a label")
         return Split(images, labels)
@@ -91,6 +101,16 @@ class StoredSplit:
             block = np.arange(start, min(start + BLOCK, self.size))
             images[block], labels[block] = self.read(block)
         return Split(images, labels)
+
+    def _resized(self, index: int, data: bytes, draws: np.ndarray | None) -> np.ndarray:
+        size, _, channels = self.image_shape
+        try:
+            image = decode(data, channels)
+        except ValueError as error:
+            raise UsageError(
+                "dataset", f"image {index} of the split {self.name!r} of {self.dataset!r} {error}"
+            ) from error
+        return centre_crop(image, size) if draws is None else random_crop(image, size, draws)
 
 
 def take(split: Split | StoredSplit, indices: np.ndarray | jax.Array) -> Split:
@@ -123,5 +143,6 @@ def mixed_sizes(dataset: str, one: tuple[int, ...], other: tuple[int, ...]) -> U
     """The error of a data set whose images have more than one size."""
     return UsageError(
         "dataset",
-        f"{dataset!r} has images of different sizes, such as {one} and {other}; all must have one size",
+        f"{dataset!r} has images of different sizes, such as {one} and {other}; all must have one size, "
+        "which --image-size gives them where they stay on disk (--stream)",
     )

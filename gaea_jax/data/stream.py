@@ -2,9 +2,12 @@
 
 The order, the keys and the augmentation are those of a source that lies on the device, and so are the bits of every
 batch. Reading and its threads are Grain's: a data set over the steps, whose element is the uint8 batch of a step.
+Images of any size are cropped and resized there too, from random numbers that follow from the key and the step.
 """
 
 import hashlib
+import math
+import os
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -19,9 +22,11 @@ from gaea_jax.data.splits import StoredSplit
 from gaea_jax.errors import UsageError
 
 # A batch is read by one thread. Of images of 32x32, two threads read as many as sixteen (measured on two cores): TFDS
-# holds Python's lock most of the time. Decoding larger ones lets go of it.
+# holds Python's lock most of the time. Decoding and resizing larger ones lets go of it, and then every core has one.
 THREADS = 4
 AHEAD = 16
+# Fewer batches wait where 16 would take more than this, but one for each thread.
+AHEAD_BYTES = 2**30
 
 _STEPS = 2**31 - 1  # What an int32 counts.
 
@@ -61,11 +66,11 @@ class Stream:
             raise UsageError("stream", "needs JAX's CPU backend beside the others; add cpu to JAX_PLATFORMS") from error
         self._split = split
         # On the CPU, so that reading ahead never waits for the device that trains.
-        self._orders = jax.device_put(_each(lambda feed: feed.order, feeds), cpu)
+        self._feeds = jax.device_put(feeds, cpu)
         self._recipes = _each(lambda feed: feed.recipe, feeds)
         self._sharding: NamedSharding | None = None
         self._iterator: Any = None
-        orders, _ = jax.tree_util.tree_flatten_with_path(self._orders, is_leaf=_is_record)
+        orders, _ = jax.tree_util.tree_flatten_with_path(_each(lambda feed: feed.order, feeds), is_leaf=_is_record)
         self._identity = {
             " ".join([*(key.key for key in path), name]): value
             for path, order in orders
@@ -100,11 +105,11 @@ class Stream:
     def blank(self) -> Any:
         """A batch of black images, without reading any: it has the shapes, dtypes and devices of all batches."""
 
-        def black(order: Order) -> tuple[np.ndarray, np.ndarray]:
-            shape = (order.batch_size, *self._split.image_shape)
-            return np.zeros(shape, np.uint8), np.zeros(order.batch_size, np.int32)
+        def black(feed: Feed) -> tuple[np.ndarray, np.ndarray]:
+            shape = (feed.order.batch_size, *self._split.image_shape)
+            return np.zeros(shape, np.uint8), np.zeros(feed.order.batch_size, np.int32)
 
-        return self._finished(0, _each(black, self._orders))
+        return self._finished(0, _each(black, self._feeds))
 
     def place(self, sharding: NamedSharding) -> None:
         """Spreads the images of every batch over the devices of a mesh, each of which then augments its own.
@@ -121,7 +126,7 @@ class Stream:
         Returns:
           ``{"iterator": Grain's state, "pipeline": {...}}``, integers and arrays of fixed shapes. The first tells the
           step after the last batch (0 before the first batch, and after `close`), the second of every feed the data
-          set, its size, and the order's kind, key, subset and batch size.
+          set, its size, the order's kind, key, subset and batch size, and the side of resized images.
         """
         return {"iterator": self._reader().get_state(), "pipeline": self._identity}
 
@@ -167,12 +172,13 @@ class Stream:
             import grain
 
             # Not a method: threads that are reading must not keep a forgotten stream alive.
-            split, orders = self._split, self._orders
+            split, feeds = self._split, self._feeds
 
             def read(step: int) -> Any:
-                return _each(lambda order: tuple(split.read(np.asarray(_indices(order, step)))), orders)
+                return _each(lambda feed: _read(split, feed, step), feeds)
 
-            options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
+            threads, ahead = _reading(split, feeds)
+            options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
             self._iterator = iter(grain.MapDataset.range(_STEPS).map(read).to_iter_dataset(options))
         return self._iterator
 
@@ -189,9 +195,26 @@ def _each(function: Callable[..., Any], tree: Any, *more: Any) -> Any:
     return jax.tree.map(function, tree, *more, is_leaf=_is_record)
 
 
+def _reading(split: StoredSplit, feeds: Any) -> tuple[int, int]:
+    """How many threads read, and how many batches are read ahead."""
+    threads = max(THREADS, os.cpu_count() or 1) if split.resized else THREADS
+    sizes = [feed.order.batch_size for feed in jax.tree.leaves(feeds, is_leaf=_is_record)]
+    return threads, max(threads, min(AHEAD, AHEAD_BYTES // (sum(sizes) * math.prod(split.image_shape))))
+
+
+def _read(split: StoredSplit, feed: Feed, step: int) -> tuple[np.ndarray | jax.Array, ...]:
+    indices = np.asarray(_indices(feed.order, step))
+    return tuple(split.read(indices, np.asarray(_crop_draws(feed, step)) if split.resized else None))
+
+
 @jax.jit
 def _indices(order: Order, step: int) -> jax.Array:
     return order.indices(step)
+
+
+@jax.jit
+def _crop_draws(feed: Feed, step: int) -> jax.Array:
+    return feed.recipe.crop_draws(step, feed.order.batch_size)
 
 
 @jax.jit
@@ -202,6 +225,7 @@ def _prepared(recipes: Any, step: int | jax.Array, arrays: Any) -> Any:
 def _identity(split: StoredSplit, order: Order) -> dict[str, Any]:
     subset = np.arange(0) if order.subset is None else np.asarray(order.subset)
     return {
+        **({"image size": split.image_shape[0]} if split.resized else {}),
         "data set": _digest(f"{split.dataset} {split.name}".encode()),
         "size": split.size,
         "batch size": order.batch_size,

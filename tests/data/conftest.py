@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
@@ -9,8 +10,18 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 
+def encoded(pixels, file_format):
+    """The bytes of an image file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, file_format)
+    return file.getvalue()
+
+
 def write(folder, splits, name="tiny", image=None, label=None, file_format="array_record"):
-    """Writes a prepared TFDS set, {split: (images, labels)}, as `tfds build` would."""
+    """Writes a prepared TFDS set, {split: (images, labels)}, as `tfds build` would.
+
+    An image is an array, which is stored as PNG, or the bytes of a file.
+    """
     home = folder / name / "1.0.0"
     home.mkdir(parents=True)
     features = {
@@ -30,10 +41,9 @@ def write(folder, splits, name="tiny", image=None, label=None, file_format="arra
         path = template.sharded_filepath(shard_index=0, num_shards=1)
         writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
         for pixels, number in zip(images, labels, strict=True):
-            png = io.BytesIO()
-            Image.fromarray(pixels).save(png, "PNG")
+            stored = pixels if isinstance(pixels, bytes) else encoded(pixels, "PNG")
             example = tf_example_pb2.Example()
-            example.features.feature["image"].bytes_list.value.append(png.getvalue())
+            example.features.feature["image"].bytes_list.value.append(stored)
             example.features.feature["label"].int64_list.value.append(number)
             writer.write(example.SerializeToString())
         writer.close()
@@ -48,3 +58,16 @@ def write(folder, splits, name="tiny", image=None, label=None, file_format="arra
 @pytest.fixture(scope="session")
 def write_tfds():
     return write
+
+
+@pytest.fixture(scope="session")
+def photos():
+    """Images of twenty different sizes, as JPEG and PNG files; each a ramp in two colours, and its number in blue."""
+
+    def photo(number):
+        height, width = 9 + 7 * number % 23, 8 + 5 * number % 29
+        rows, columns = np.mgrid[:height, :width]
+        pixels = np.stack([255 * rows // height, 255 * columns // width, np.full_like(rows, 10 * number)], axis=-1)
+        return encoded(pixels.astype(np.uint8), "JPEG" if number % 3 else "PNG")
+
+    return [photo(number) for number in range(20)]

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gaea_jax.data import Augmentation, augment, cutout, normalise, prepare
+from gaea_jax.data import IMAGENET_JITTER, Augmentation, Jitter, Recipe, augment, cutout, normalise, prepare
+from gaea_jax.data.augment import _CROP, _JITTER
 from gaea_jax.errors import UsageError
 
 BATCH, HEIGHT, WIDTH, CHANNELS, PAD = 400, 6, 7, 2, 1
@@ -98,6 +99,44 @@ def test_prepare_pads_black_and_blanks_with_the_mean(images):
     chex.assert_trees_all_equal(np.where(blanked[..., None], 0, without), out)
 
 
+@pytest.fixture(scope="module")
+def colours():
+    return np.random.default_rng(0).integers(0, 256, (4, HEIGHT, WIDTH, 3), np.uint8)
+
+
+THREE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def test_jitter_comes_between_the_crop_and_the_normalisation(colours):
+    prepared = jax.jit(prepare, static_argnums=(2, 3, 4))
+    without = prepared(jax.random.key(4), colours, Augmentation(True, PAD, cutout=2), *THREE)
+    none = prepared(jax.random.key(4), colours, Augmentation(True, PAD, cutout=2, jitter=Jitter(0, 0, 0, 0)), *THREE)
+    chex.assert_trees_all_close(none, without, atol=1e-4)
+    some = np.asarray(prepared(jax.random.key(4), colours, Augmentation(True, PAD, 2, IMAGENET_JITTER), *THREE))
+    blanked = (np.asarray(without) == 0).all(-1)
+    assert (some[blanked] == 0).all() and not np.allclose(some[~blanked], np.asarray(without)[~blanked], atol=0.1)
+    mean, std = map(np.array, THREE)
+    assert (some[~blanked] >= -mean / std - 1e-5).all() and (some[~blanked] <= (1 - mean) / std + 1e-5).all()
+
+
+def test_the_numbers_of_a_crop_follow_from_the_key_the_step_and_the_place():
+    def draws(step, batch_size, seed=0):
+        return np.asarray(Recipe(jax.random.key(seed), Augmentation(True, 0), *THREE).crop_draws(step, batch_size))
+
+    some = draws(5, 8)
+    assert some.shape == (8, 10, 4) and some.dtype == np.float32 and some.min() >= 0 and some.max() < 1
+    assert len(np.unique(some)) == some.size
+    chex.assert_trees_all_equal(draws(5, 3), some[:3])
+    for other in (draws(6, 8), draws(5, 8, seed=1)):
+        assert not np.isin(other, some).any()
+
+
+def test_the_streams_of_a_step_are_apart():
+    key = jax.random.key(0)
+    keys = [*jax.random.split(key), jax.random.fold_in(key, _CROP), jax.random.fold_in(key, _JITTER)]
+    assert len({tuple(jax.random.key_data(each).tolist()) for each in keys}) == 4
+
+
 def test_errors(images):
     with pytest.raises(UsageError, match="pad: must be 0 or more pixels, not -1"):
         Augmentation(flip=False, pad=-1)
@@ -107,5 +146,7 @@ def test_errors(images):
         normalise(jnp.ones((1, 2, 2, 2)), (0.5, 0.5), (1.0, 1.0))
     with pytest.raises(UsageError, match="mean: must have one number for each of 2 channels, not 3"):
         normalise(images, (0.5, 0.5, 0.5), (1.0, 1.0))
+    with pytest.raises(UsageError, match="jitter: needs images of 3 channels, not 2"):
+        prepare(jax.random.key(0), images, Augmentation(False, 0, jitter=IMAGENET_JITTER), (0.5,) * 2, (1.0,) * 2)
     with pytest.raises(UsageError, match="std: must have one number for each of 2 channels, not 1"):
         normalise(images, (0.5, 0.5), (1.0,))

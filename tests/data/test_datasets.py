@@ -2,9 +2,11 @@ import chex
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 from sklearn.datasets import load_digits
 
-from gaea_jax.data import Augmentation, StoredSplit, load_dataset, open_dataset, take
+from gaea_jax.data import Augmentation, Split, StoredSplit, load_dataset, open_dataset, take
+from gaea_jax.data.resize import centre_crop, decode
 from gaea_jax.errors import UsageError
 
 SHAPE = (9, 8, 3)
@@ -190,6 +192,87 @@ def test_images_and_labels_that_cannot_be_used(tmp_path, rng, write_tfds):
     write_tfds(tmp_path, {"train": (flat, labels), "test": (flat, labels)}, name="flat")
     with pytest.raises(UsageError, match="dataset: 'flat' has a channel that is the same in all pixels"):
         load_dataset("flat", tmp_path)
+
+
+def test_imagenet_is_opened_at_any_size(tmp_path, write_tfds, photos, monkeypatch):
+    labels = list(range(20))
+    splits = {"train": (photos, labels), "validation": (photos[::-1], labels)}
+    # The images for testing have no labels.
+    write_tfds(
+        tmp_path,
+        splits | {"test": (photos[:2], [-1] * 2)},
+        name="imagenet2012",
+        label=tfds.features.ClassLabel(num_classes=1000),
+    )
+    with monkeypatch.context() as context:
+        context.setattr(StoredSplit, "read", None)
+        data = open_dataset("imagenet2012:1.0.0", tmp_path, image_size=14)
+    assert data.mean == (0.485, 0.456, 0.406) and data.std == (0.229, 0.224, 0.225)
+    assert data.augmentation == Augmentation(flip=True, pad=0) and data.num_classes == 1000
+    for split, name, files in ((data.train, "train", photos), (data.test, "validation", photos[::-1])):
+        assert (split.name, split.size, split.image_shape) == (name, 20, (14, 14, 3))
+        expected = np.stack([centre_crop(decode(file, 3), 14) for file in files])
+        chex.assert_trees_all_equal(split.load(), Split(expected, np.arange(20, dtype=np.int32)))
+
+
+def test_sets_of_different_sizes_need_an_image_size(tmp_path, rng, write_tfds, photos):
+    write_tfds(tmp_path, {"train": (photos, [0] * 20), "test": (photos, [0] * 20)})
+    for read in (open_dataset, load_dataset):
+        with pytest.raises(UsageError, match=r"'tiny' has images of different sizes, .*--image-size .*--stream"):
+            read("tiny", tmp_path)
+    # One image in the middle is enough.
+    images, labels = random_split(rng, 15)
+    images[7] = images[7][:-1]
+    write_tfds(tmp_path, {"train": (images, labels), "test": (images[:7], labels[:7])}, name="one")
+    with pytest.raises(UsageError, match="dataset: 'one' has images of different sizes"):
+        open_dataset("one", tmp_path)
+
+
+def test_statistics_of_other_sets_are_those_of_the_middles(tmp_path, write_tfds, photos):
+    write_tfds(tmp_path, {"train": (photos, [1] * 20), "test": (photos[:3], [1] * 3)})
+    data = open_dataset("tiny", tmp_path, image_size=9)
+    middles = data.train.load().images / 255
+    chex.assert_trees_all_close(np.array(data.mean), middles.mean((0, 1, 2)))
+    chex.assert_trees_all_close(np.array(data.std), middles.std((0, 1, 2)))
+    assert data.test.image_shape == (9, 9, 3)
+
+
+def test_sets_of_one_size_can_be_resized_too(tmp_path, rng, write_tfds):
+    images, labels = random_split(rng, 3, (28, 28, 1))
+    grey = tfds.features.Image(shape=(28, 28, 1))
+    files = {"train": ([image[..., 0] for image in images], labels), "test": ([images[0][..., 0]], labels[:1])}
+    write_tfds(tmp_path, files, name="mnist", image=grey)
+    data = open_dataset("mnist:1.0.0", tmp_path, image_size=7)
+    assert data.augmentation == Augmentation(flip=False, pad=0)
+    expected = np.stack([centre_crop(Image.fromarray(image[..., 0]), 7) for image in images])
+    chex.assert_trees_all_equal(data.train.load().images, expected)
+
+
+def test_image_sizes_that_cannot_be(tmp_path, rng, write_tfds):
+    for wrong in (0, -224):
+        with pytest.raises(UsageError, match=f"image_size: must be 1 or more pixels, not {wrong}"):
+            open_dataset("imagenet2012", tmp_path, wrong)
+    splits = {"train": random_split(rng, 2, (4, 4, 4)), "test": random_split(rng, 2, (4, 4, 4))}
+    write_tfds(tmp_path, splits, image=tfds.features.Image(shape=(None, None, 4)))
+    with pytest.raises(UsageError, match="image_size: needs images of 1 or 3 channels; those of 'tiny' have 4"):
+        open_dataset("tiny", tmp_path, 2)
+    with pytest.raises(UsageError, match="stream: applies to TFDS sets that are stored on disk"):
+        open_dataset("digits", image_size=8)
+
+
+def test_a_broken_image_is_found_when_it_is_read(tmp_path, write_tfds, photos):
+    files = [*photos[:5], photos[5][:60]]
+    write_tfds(tmp_path, {"train": (files, [0] * 6), "validation": (files, [0] * 6)}, name="imagenette")
+    data = open_dataset("imagenette:1.0.0", tmp_path, 8)
+    assert data.test.read(np.arange(5)).size == 5
+    with pytest.raises(UsageError, match=r"image 5 of the split 'validation' of 'imagenette:1.0.0' cannot be decoded"):
+        data.test.load()
+
+
+def test_without_the_split_that_imagenet_is_tested_on(tmp_path, write_tfds, photos):
+    write_tfds(tmp_path, {"train": (photos, [0] * 20), "test": (photos, [-1] * 20)}, name="imagenet2012")
+    with pytest.raises(UsageError, match="no images in a split 'validation'; it needs 'train' and 'validation'"):
+        open_dataset("imagenet2012:1.0.0", tmp_path, 8)
 
 
 def test_wrong_file_format(tmp_path, rng, write_tfds):

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gaea_jax.data import Split, StoredSplit, take
+from gaea_jax.data import Split, StoredSplit, eval_batches, normalise, take
+from gaea_jax.data.resize import centre_crop, decode, random_crop
 from gaea_jax.errors import UsageError
 
 SHAPE = (3, 2, 1)
@@ -52,3 +53,44 @@ def test_a_stored_image_of_another_size_or_without_a_label_is_refused(stored):
         stored.load()
     with pytest.raises(UsageError, match="'noise' has images without a label"):
         stored.read(np.array([2]))
+
+
+SIDE = 6
+
+
+@pytest.fixture
+def resized(photos):
+    """Images of any size."""
+    records = Records({"image": photo, "label": number} for number, photo in enumerate(photos))
+    return StoredSplit("photos", "train", records, (SIDE, SIDE, 3), resized=True)
+
+
+def test_images_of_any_size_are_cropped_in_the_middle_unless_at_random(photos, resized):
+    indices = np.array([7, 0, 7, 12])
+    images = [decode(photos[index], 3) for index in indices]
+    middle = np.stack([centre_crop(image, SIDE) for image in images])
+    for part in (resized.read(indices), take(resized, indices)):
+        chex.assert_trees_all_equal(part, Split(middle, indices.astype(np.int32)))
+    draws = np.random.default_rng(0).random((4, 10, 4), np.float32)
+    crops = np.stack([random_crop(image, SIDE, one) for image, one in zip(images, draws, strict=True)])
+    chex.assert_trees_all_equal(resized.read(indices, draws), Split(crops, indices.astype(np.int32)))
+    assert not np.array_equal(crops[0], crops[2])
+    chex.assert_trees_all_equal(resized.load(), resized.read(np.arange(20)))
+
+
+def test_images_of_any_size_are_tested_in_batches_of_one(resized):
+    constants = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    batches = list(eval_batches(resized, 8, *constants))
+    images = jnp.concatenate([images[mask] for images, _, mask in batches])
+    chex.assert_trees_all_equal(images, normalise(jnp.asarray(resized.load().images), *constants))
+    assert np.concatenate([labels[mask] for _, labels, mask in batches]).tolist() == list(range(20))
+
+
+def test_a_broken_file_is_named(resized):
+    resized.records[3] = {"image": resized.records[4]["image"][:100], "label": 0}
+    for read in (resized.load, lambda: take(resized, np.array([2, 3]))):
+        with pytest.raises(UsageError, match=r"^dataset: image 3 of the split 'train' of 'photos' cannot be decoded$"):
+            read()
+    resized.records[3] = {"image": resized.records[4]["image"], "label": -1}
+    with pytest.raises(UsageError, match="'photos' has images without a label"):
+        resized.load()

@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gaea_jax.checkpoint import Checkpoints
 from gaea_jax.data import (
+    IMAGENET_JITTER,
     Augmentation,
     Dataset,
     Split,
@@ -262,3 +263,112 @@ def test_a_mocked_tfds_set_is_streamed(tmp_path, write_tfds):
         source = search_source(loaded, jax.random.key(0), BATCH, **options)
         for step in range(3):
             chex.assert_trees_all_equal(stream(step), source(step))
+
+
+SIDE = 6
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.fixture
+def photo_stream(photos):
+    """Makes the stream of a search on images of any size; the threads end with the test."""
+    made = []
+
+    def make(objective="bilevel", *, side=SIDE, jitter=None, files=photos):
+        records = Records({"image": photo, "label": number} for number, photo in enumerate(files))
+        split = StoredSplit("photos", "train", records, (side, side, 3), resized=True)
+        augmentation = Augmentation(flip=True, pad=0, jitter=jitter)
+        dataset = Dataset("photos", split, split, SIZE, *IMAGENET, augmentation)
+        made.append(search_source(dataset, jax.random.key(0), BATCH, **OBJECTIVES[objective]))
+        return made[-1]
+
+    yield make
+    for stream in made:
+        stream.close()
+
+
+def numbers(images):
+    """The number of each photo, which is in its blue."""
+    blue = np.asarray(images)[..., 2] * 0.225 + 0.406
+    return np.rint(blue.mean((1, 2)) * 255 / 10).astype(int).tolist()
+
+
+def test_crops_are_random_and_new_in_every_epoch_and_stream(photo_stream):
+    stream = photo_stream("alternating")
+    seen = {}
+    for step in range(12):
+        for images, labels in stream(step).values():
+            assert images.shape == (BATCH, SIDE, SIDE, 3) and images.dtype == np.float32
+            assert numbers(images) == labels.tolist()
+            for image, label in zip(np.asarray(images), labels.tolist(), strict=True):
+                seen.setdefault(label, []).append(image.tobytes())
+    assert sorted(seen) == list(range(SIZE))
+    # The smallest images have few crops.
+    counts, distinct = np.array([(len(crops), len(set(crops))) for crops in seen.values()]).T
+    assert counts.sum() == 2 * 12 * BATCH and distinct.sum() > 0.95 * counts.sum() and distinct.min() > 1
+
+
+@pytest.mark.parametrize(("threads", "ahead", "cores"), [(1, 1, 1), (3, 5, 2), (16, 40, 1), (1, 2, 7)])
+def test_batches_do_not_depend_on_threads_and_prefetching(photo_stream, monkeypatch, threads, ahead, cores):
+    straight = photo_stream(jitter=IMAGENET_JITTER)
+    expected = [jax.device_get(straight(step)) for step in STEPS]
+    straight.close()
+    monkeypatch.setattr(stream_module, "THREADS", threads)
+    monkeypatch.setattr(stream_module, "AHEAD", ahead)
+    monkeypatch.setattr(stream_module.os, "cpu_count", lambda: cores)
+    stream = photo_stream(jitter=IMAGENET_JITTER)
+    for step, batch in zip(STEPS, expected, strict=True):
+        chex.assert_trees_all_equal(stream(step), batch)
+
+
+def test_crops_go_on_bitwise_wherever_a_run_was_cut(photo_stream):
+    straight = photo_stream(jitter=IMAGENET_JITTER)
+    expected, states = [], []
+    for step in range(6):
+        states.append(straight.get_state())
+        expected.append(straight(step))
+    for cut, state in enumerate(states):
+        resumed = photo_stream(jitter=IMAGENET_JITTER)
+        resumed.set_state(state)
+        for step in range(cut, 6):
+            chex.assert_trees_all_equal(resumed(step), expected[step])
+        resumed.close()
+
+
+def test_eight_devices_have_the_crops_of_one(photo_stream):
+    stream, straight = photo_stream(), photo_stream()
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    stream.place(NamedSharding(mesh, PartitionSpec()))
+    for step in range(3):
+        chex.assert_trees_all_equal(jax.device_get(stream(step)), jax.device_get(straight(step)))
+
+
+def test_the_state_of_a_stream_of_another_image_size_is_refused(photo_stream):
+    stream = photo_stream()
+    chex.assert_trees_all_equal_shapes_and_dtypes(stream.blank(), stream(0))
+    with pytest.raises(UsageError, match="state: is of a stream with another arch image size, another weights image s"):
+        photo_stream(side=SIDE + 1).set_state(stream.get_state())
+
+
+def test_a_broken_image_ends_the_stream_with_its_number(photo_stream, photos):
+    stream = photo_stream(files=[*photos[:19], photos[19][:50]])
+    with pytest.raises(UsageError) as error:
+        for step in range(3):
+            stream(step)
+    assert error.value.sentence == "image 19 of the split 'train' of 'photos' cannot be decoded"
+    assert_threads_end()
+
+
+def test_every_core_decodes_and_a_gigabyte_waits(stored, photo_stream, monkeypatch):
+    monkeypatch.setattr(stream_module.os, "cpu_count", lambda: 6)
+
+    def reading(split, batch_size):
+        feeds = {name: epoch_batches(split, jax.random.key(0), batch_size, *RECIPE)._feeds for name in ("a", "b")}
+        return stream_module._reading(split, feeds)
+
+    large = StoredSplit("large", "train", [None] * 1024, (224, 224, 3), resized=True)
+    assert reading(stored, 8) == (4, 16)
+    assert reading(large, 8) == (6, 16)
+    # Two batches of 256 are 77 MB.
+    assert reading(large, 256) == (6, 13)
+    assert reading(large, 1024) == (6, 6)
