@@ -2,6 +2,7 @@ import itertools
 import json
 import math
 import pathlib
+import re
 import struct
 import subprocess
 import sys
@@ -20,13 +21,17 @@ from matplotlib.path import Path
 from gaea_jax import plot
 from gaea_jax.errors import UsageError
 from gaea_jax.plot import graph
+from gaea_jax.spaces import Choice, Graph, get_space
+from gaea_jax.spaces.published import PUBLISHED
 
 OPERATIONS = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 PAIRS = [(source, target) for target in range(1, 4) for source in range(target)]
-CHOICES = {"cell": (OPERATIONS, [f"{target}<-{source}" for source, target in PAIRS])}
+CHOICES = {"cell": Choice(OPERATIONS, tuple(f"{target}<-{source}" for source, target in PAIRS), "op")}
+INPUTS = Choice(("a", "b", "c", "d", "e"), ("x", "y"), "input", (0, 1, 0, 1, 1), optional=True)
+DARTS = get_space("darts")
 LABELS = [*OPERATIONS, "none", "nor_conv_3x3"]
-PARTS = sorted(path for path in pathlib.Path(plot.__file__).parent.glob("*.py") if path.stem != "__init__")
-CELL = [(*pair, label) for pair, label in zip(PAIRS, LABELS, strict=True)]
+CELL = tuple((*pair, label) for pair, label in zip(PAIRS, LABELS, strict=True))
+GRAPHS = {"cell": Graph(("0\ninput", "1", "2", "3\noutput"), CELL)}
 
 
 def search_records(count, table=True):
@@ -53,6 +58,20 @@ def search_records(count, table=True):
     return records
 
 
+def darts_records(count, edges=True):
+    """Reports of a search on the space of DARTS."""
+    rng = np.random.default_rng(1)
+    records = search_records(count, table=False)
+    for record in records:
+        record["entropy"], record["mixture"] = {}, {}
+        for name, choice in DARTS.choices.items():
+            if edges or not choice.optional:
+                weights = choice.uniform() * rng.uniform(0.5, 1, choice.shape)
+                record["mixture"][name] = weights.tolist()
+                record["entropy"][name] = 2.0 if choice.kind == "op" else 1.1
+    return records
+
+
 def size(path):
     """Width and height of a PNG in pixels, from its header."""
     data = path.read_bytes()
@@ -71,15 +90,21 @@ def texts_overlap(figure):
     return [(a[0], b[0]) for a, b in itertools.combinations(boxes, 2) if a[1].overlaps(b[1])]
 
 
+def faint(arrow):
+    return to_hex(arrow.get_edgecolor()).upper() == plot.FAINT
+
+
 def lines_through_labels(figure):
     """Labels of a drawn graph that the arrow of another edge runs through."""
     [axes] = figure.axes
     arrows = [patch for patch in axes.patches if isinstance(patch, FancyArrowPatch)]
     # As polylines: the end point of a closing command is no part of the drawing.
     lines = [arrow.get_path().to_polygons(axes.transData, closed_only=False) for arrow in arrows]
+    # Faint lines are dashed, or have no label.
+    labelled = [index for index, arrow in enumerate(arrows) if not faint(arrow) or arrow.get_linestyle() == "--"]
     labels = [text for text in axes.texts if text.get_bbox_patch()]
     hit = []
-    for own, text in enumerate(labels):
+    for own, text in zip(labelled, labels, strict=True):
         box = text.get_window_extent()
         others = itertools.chain(*lines[:own], *lines[own + 1 :])
         hit += [text.get_text() for line in others if Path(line).intersects_bbox(box, filled=False)]
@@ -93,13 +118,25 @@ def inside(text, axes):
 
 @pytest.mark.parametrize(("count", "table"), [(1, True), (2, False), (60, True)])
 def test_a_search_gets_every_picture_that_applies(tmp_path, count, table):
-    written = plot.search_plots(search_records(count, table), CHOICES, CELL, tmp_path / "plots")
-    names = ["loss_accuracy.png", "entropy.png", "mixture.png", "cell.png", *["truth.png"] * table]
+    written = plot.search_plots(search_records(count, table), CHOICES, GRAPHS, tmp_path / "plots")
+    names = ["loss_accuracy.png", "entropy.png", "mixture.png", "cell.png", "cell.dot", *["truth.png"] * table]
     assert [path.name for path in written] == names
     assert {path.name for path in (tmp_path / "plots").iterdir()} == set(names)
     for path in written:
-        width, height = size(path)
-        assert 700 <= width <= 1100 and 250 <= height <= 1100
+        if path.suffix == ".png":
+            width, height = size(path)
+            assert 700 <= width <= 1100 and 250 <= height <= 1100
+
+
+def test_a_search_of_two_cells_gets_a_drawing_of_each(tmp_path):
+    cells = DARTS.graphs(PUBLISHED["GAEA_PC_DARTS_CIFAR10"])
+    written = plot.search_plots(darts_records(3, edges=False), DARTS.choices, cells, tmp_path)
+    names = ["loss_accuracy.png", "entropy.png", "mixture.png", "normal.png", "normal.dot", "reduce.png", "reduce.dot"]
+    assert [path.name for path in written] == names
+    for name, cell in cells.items():
+        nodes, edges, title = read_dot((tmp_path / f"{name}.dot").read_text())
+        assert (tuple(nodes), tuple(edges), title) == (*cell, f"derived cell: {name}")
+        assert 1500 <= size(tmp_path / f"{name}.png")[0] <= 2000
 
 
 def test_training_curves_hold_loss_accuracy_and_the_test_points_there_are(tmp_path):
@@ -135,22 +172,48 @@ def test_a_single_report_is_visible_and_many_are_not_dotted(tmp_path):
 
 def test_entropy_has_a_line_a_choice_and_the_uniform_line(tmp_path):
     records = search_records(4)
-    for record in records:
-        record["entropy"]["inputs"] = 0.5
-    choices = {**CHOICES, "inputs": (("0", "1"), ["2", "3"])}
-    entropy, skips = plot.entropy_curve(records, choices, tmp_path / "a.png").axes
-    cell, inputs, two, four = entropy.lines
+    entropy, skips = plot.entropy_curve(records, CHOICES, tmp_path / "a.png").axes
+    cell, uniform = entropy.lines
     chex.assert_trees_all_close(cell.get_ydata(), np.array([r["entropy"]["cell"] for r in records]))
-    chex.assert_trees_all_close(inputs.get_ydata(), np.full(4, 0.5))
-    assert two.get_ydata() == pytest.approx([math.log(2)] * 2)
-    assert four.get_ydata() == pytest.approx([1.3862944] * 2)
-    assert cell.get_color() != inputs.get_color()
-    assert [text.get_text() for text in entropy.texts] == ["uniform: ln 2 = 0.693", "uniform: ln 4 = 1.386"]
-    assert [text.get_text() for text in entropy.get_legend().get_texts()] == ["cell", "inputs"]
+    assert uniform.get_ydata() == pytest.approx([1.3862944] * 2)
+    assert [text.get_text() for text in entropy.texts] == ["uniform: ln 4 = 1.386"]
+    assert [text.get_text() for text in entropy.get_legend().get_texts()] == ["cell"]
     assert all(inside(text, entropy) for text in entropy.texts)
     [share] = skips.lines
     chex.assert_trees_all_close(share.get_ydata(), np.array([100 * r["skip_share"] for r in records]))
     assert skips.get_ylim()[0] <= 0 and skips.get_ylim()[1] >= 100
+
+
+def test_entropy_has_a_panel_a_kind_of_choice(tmp_path):
+    operations, inputs, skips = plot.entropy_curve(darts_records(4), DARTS.choices, tmp_path / "a.png").axes
+    titles = [axes.get_title(loc="left") for axes in (operations, inputs, skips)]
+    assert titles == ["operations of the edges", "inputs of the nodes", ""]
+    for axes, names, value, ceiling, written in (
+        (operations, ["normal", "reduce"], 2.0, math.log(8), "ln 8 = 2.079"),
+        # The mean of as many logarithms as there are nodes: a quarter of ln 5!.
+        (inputs, ["normal_edges", "reduce_edges"], 1.1, math.log(120) / 4, "mean of ln 2, ln 3, ln 4, ln 5 = 1.197"),
+    ):
+        normal, reduce, uniform = axes.lines
+        assert normal.get_color() != reduce.get_color()
+        assert list(normal.get_ydata()) == list(reduce.get_ydata()) == [value] * 4
+        assert uniform.get_ydata() == pytest.approx([ceiling] * 2)
+        assert [text.get_text() for text in axes.texts] == [f"uniform: {written}"]
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == names
+        assert inside(axes.texts[0], axes)
+    assert len(plot.entropy_curve(darts_records(4, edges=False), DARTS.choices, tmp_path / "a.png").axes) == 2
+
+
+def test_reports_may_lack_optional_choices_only(tmp_path):
+    records = darts_records(3)
+    del records[1]["mixture"]["reduce_edges"], records[0]["entropy"]["normal"]
+    for draw, said in (
+        (plot.mixture_heatmap, "has reduce_edges, which 1 of 3 reports lack"),
+        (plot.entropy_curve, "has normal, which 1 of 3 reports lack"),
+    ):
+        with pytest.raises(UsageError, match=said) as caught:
+            draw(records, DARTS.choices, tmp_path / "a.png")
+        assert caught.value.argument == "choices"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_heat_map_rows_are_edges_by_options_and_columns_lie_around_their_steps(tmp_path):
@@ -179,7 +242,8 @@ def test_heat_map_labels_do_not_meet(tmp_path, options):
     records = search_records(2)
     for record in records:
         record["mixture"]["cell"] = np.full((6, len(options)), 1 / len(options))
-    figure = plot.mixture_heatmap(records, {"cell": (options, CHOICES["cell"][1])}, tmp_path / "a.png")
+    choices = {"cell": CHOICES["cell"]._replace(options=options)}
+    figure = plot.mixture_heatmap(records, choices, tmp_path / "a.png")
     axes = figure.axes[0]
     labels = [*axes.get_yticklabels(), *axes.get_yticklabels(minor=True)]
     assert len(labels) == 6 * len(options) + 6
@@ -188,19 +252,48 @@ def test_heat_map_labels_do_not_meet(tmp_path, options):
     assert min(box.x0 for box in boxes) > 0
 
 
-def test_heat_map_has_a_panel_a_choice(tmp_path):
+def test_heat_map_rows_of_a_flat_table_are_grouped_by_simplex(tmp_path):
     records = search_records(2)
+    for index, record in enumerate(records):
+        record["mixture"]["inputs"] = [0.1, 0.2, 0.3, 0.4 + index / 10, 0.5]
+    figure = plot.mixture_heatmap(records, {**CHOICES, "inputs": INPUTS}, tmp_path / "a.png")
+    axes = figure.axes[1]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a", "c", "b", "d", "e"]
+    assert [tick.get_text() for tick in axes.get_yticklabels(minor=True)] == ["x", "y"]
+    assert list(axes.get_yticks(minor=True)) == [0.5, 4.0]
+    image = np.ma.filled(axes.collections[0].get_array(), np.nan)
+    chex.assert_trees_all_close(image[:, 0], np.array([0.1, 0.3, np.nan, 0.2, 0.4, 0.5]))
+    chex.assert_trees_all_close(image[:, 1], np.array([0.1, 0.3, np.nan, 0.2, 0.5, 0.5]))
+
+
+def test_heat_map_of_two_cells_fits_and_its_labels_do_not_meet(tmp_path):
+    figure = plot.mixture_heatmap(darts_records(2), DARTS.choices, tmp_path / "a.png")
+    *panels, bar = figure.axes
+    assert [axes.get_title() for axes in panels] == list(DARTS.choices) and bar.get_ylabel() == "weight"
+    labels = [label for axes in panels for label in (*axes.get_yticklabels(), *axes.get_yticklabels(minor=True))]
+    assert len(labels) == 2 * (14 * 8 + 14) + 2 * (14 + 4)
+    boxes = [text.get_window_extent() for text in (*labels, *(axes.title for axes in panels))]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    width, height = size(tmp_path / "a.png")
+    assert width < 1600 and height < 2600
+    assert min(box.x0 for box in boxes) > 0 and max(box.x1 for box in boxes) < width
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_heat_map_has_a_panel_a_choice(tmp_path, count):
+    records = search_records(2)
+    choices = {f"table {index}": Choice(("a", "b", "c"), ("1<-0", "2<-0"), "op") for index in range(count)}
     for record in records:
-        record["mixture"]["reduce"] = np.full((2, 3), 1 / 3)
-    choices = {**CHOICES, "reduce": (("a", "b", "c"), ["1<-0", "2<-0"])}
+        record["mixture"] = {name: np.full((2, 3), 1 / 3) for name in choices}
     figure = plot.mixture_heatmap(records, choices, tmp_path / "a.png")
-    assert [axes.get_title() for axes in figure.axes] == ["cell", "reduce", ""]
-    assert figure.axes[1].collections[0].get_array().shape == (7, 2)
+    assert [axes.get_title() for axes in figure.axes] == [*choices, ""]
+    for axes in figure.axes[:-1]:
+        assert axes.collections[0].get_array().shape == (7, 2)
 
 
 def test_a_mixture_of_another_shape_is_refused(tmp_path):
-    choices = {"cell": (OPERATIONS[1:], CHOICES["cell"][1])}
-    with pytest.raises(UsageError, match=r"6 edges x 3 options; .* \(6, 4\)") as caught:
+    choices = {"cell": CHOICES["cell"]._replace(options=OPERATIONS[1:])}
+    with pytest.raises(UsageError, match=r"cell wants tables of shape \(6, 3\); .* \(6, 4\)") as caught:
         plot.mixture_heatmap(search_records(2), choices, tmp_path / "a.png")
     assert caught.value.argument == "choices"
     assert list(tmp_path.iterdir()) == []
@@ -227,7 +320,7 @@ def test_truth_has_a_panel_a_data_set_with_its_oracle(tmp_path):
         lambda path: plot.entropy_curve([], CHOICES, path),
         lambda path: plot.mixture_heatmap([{"step": 1, "loss": 2.0}], CHOICES, path),
         lambda path: plot.truth_curve(search_records(2, table=False), path),
-        lambda path: plot.search_plots([], CHOICES, CELL, path),
+        lambda path: plot.search_plots([], CHOICES, GRAPHS, path),
     ],
 )
 def test_nothing_to_draw_is_refused(tmp_path, draw):
@@ -280,7 +373,7 @@ def graphs(draw):
     count = draw(st.integers(2, 8))
     pairs = list(itertools.combinations(range(count), 2))
     edges = draw(st.lists(st.sampled_from(pairs), min_size=1, max_size=16))
-    names = st.sampled_from(["sep_conv_3x3", "dil_conv_5x5", "none", "x", "a_rather_long_operation_5x5"])
+    names = st.sampled_from(["sep_conv_3x3", "dil_conv_5x5", "none", "", "x", "a_rather_long_operation_5x5"])
     return count, [(*pair, draw(names)) for pair in edges]
 
 
@@ -298,6 +391,86 @@ def test_no_label_of_a_graph_meets_another_a_line_or_the_border(tmp_path_factory
     for text in figure.axes[0].texts:
         box = text.get_window_extent()
         assert box.x0 > 0 and box.y0 > 0 and (box.x1, box.y1) < size(path)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_cells_are_readable(tmp_path, name):
+    options = DARTS.choices["normal"].options
+    for nodes, edges in DARTS.graphs(PUBLISHED[name]).values():
+        figure = plot.draw_graph(nodes, edges, tmp_path / "a.png", name, options)
+        assert texts_overlap(figure) == [] and lines_through_labels(figure) == []
+        [axes] = figure.axes
+        circles = [patch for patch in axes.patches if not isinstance(patch, FancyArrowPatch)]
+        names = axes.texts[-1 - len(nodes) : -1]
+        assert [text.get_text() for text in names[:3]] == ["$c_{k-2}$", "$c_{k-1}$", "0"]
+        for circle, text in zip(circles, names, strict=True):
+            box, within = text.get_window_extent(), circle.get_window_extent()
+            assert within.x0 < box.x0 and box.x1 < within.x1
+
+
+def test_the_operations_of_a_space_have_a_look_each(tmp_path):
+    for options in (DARTS.choices["normal"].options, get_space("nas_bench_201").choices["cell"].options):
+        nodes, edges = [str(index) for index in range(len(options) + 1)], [(i, i + 1, o) for i, o in enumerate(options)]
+        [axes] = plot.draw_graph(nodes, edges, tmp_path / "a.png", "all", options).axes
+        arrows = [patch for patch in axes.patches if isinstance(patch, FancyArrowPatch)]
+        assert len({to_hex(arrow.get_edgecolor()) for arrow in arrows}) == len(options)
+
+
+def read_dot(text):
+    """Names and edges of a Graphviz file with one statement a line, labels as Graphviz shows them."""
+
+    def shown(label):
+        return re.sub(r"\\(.)", lambda found: {"n": "\n"}.get(found[1], found[1]), label)
+
+    string = r'"((?:[^"\\]|\\.)*)"'
+    first, *lines, last = text.splitlines()
+    assert (first, last) == ("digraph {", "}")
+    statements = {"rankdir=LR": 0, "labelloc=t": 0, "node [shape=circle]": 0}
+    nodes, edges, titles = {}, [], []
+    for line in lines:
+        line = line.removeprefix("  ").removesuffix(";")
+        if line in statements:
+            statements[line] += 1
+        elif found := re.fullmatch(f"label={string}", line):
+            titles.append(shown(found[1]))
+        elif found := re.fullmatch(rf"n(\d+) \[label={string}\]", line):
+            nodes[int(found[1])] = shown(found[2])
+        else:
+            found = re.fullmatch(rf"n(\d+) -> n(\d+)(?: \[label={string}\])?", line)
+            assert {int(found[1]), int(found[2])} <= set(nodes), line
+            edges.append((int(found[1]), int(found[2]), shown(found[3] or "")))
+    assert set(statements.values()) == {1} and len(titles) == 1 and list(nodes) == list(range(len(nodes)))
+    return list(nodes.values()), edges, titles[0]
+
+
+def test_a_graphviz_file_is_what_it_should_be(tmp_path):
+    nodes, edges = ["c_{k-1}", "0\ninput", 'a "b" \\n'], [(0, 1, "sep_conv_3x3"), (1, 2, "")]
+    plot.write_dot(nodes, edges, tmp_path / "new" / "a.dot", "a cell")
+    assert (
+        (tmp_path / "new" / "a.dot").read_text()
+        == r"""digraph {
+  rankdir=LR;
+  labelloc=t;
+  label="a cell";
+  node [shape=circle];
+  n0 [label="c_{k-1}"];
+  n1 [label="0\ninput"];
+  n2 [label="a \"b\" \\n"];
+  n0 -> n1 [label="sep_conv_3x3"];
+  n1 -> n2;
+}
+"""
+    )
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.dot"]
+
+
+@hypothesis.given(st.lists(st.text('ab"\\\n;[]{}<>é', max_size=8), min_size=2, max_size=4), st.data())
+@hypothesis.settings(deadline=None, max_examples=50)
+def test_any_name_in_a_graphviz_file_is_read_back(tmp_path_factory, nodes, data):
+    edges = [(0, index, data.draw(st.sampled_from([*nodes, ""]))) for index in range(1, len(nodes))]
+    path = tmp_path_factory.mktemp("dot") / "a.dot"
+    plot.write_dot(nodes, edges, path, nodes[0])
+    assert read_dot(path.read_text(encoding="utf-8")) == (nodes, edges, nodes[0])
 
 
 def test_the_arcs_of_the_complete_cell_do_not_cross():
@@ -319,8 +492,8 @@ def test_an_edge_that_does_not_lead_to_a_later_node_is_refused(tmp_path, edge):
 def test_empty_graphs_are_refused(tmp_path):
     with pytest.raises(UsageError, match="nodes"):
         plot.draw_graph([], [], tmp_path / "a.png", "graph")
-    with pytest.raises(UsageError, match="edges"):
-        plot.search_plots(search_records(1), CHOICES, [], tmp_path)
+    with pytest.raises(UsageError, match="graphs"):
+        plot.search_plots(search_records(1), CHOICES, {}, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -342,20 +515,22 @@ def test_a_run_killed_while_drawing_leaves_the_last_whole_picture(tmp_path, monk
     assert path.read_bytes() != before and list(tmp_path.iterdir()) == [path]
 
 
-def test_pyplot_is_never_loaded_and_no_other_room_either(tmp_path):
+def test_neither_pyplot_nor_a_room_above_the_spaces_is_loaded(tmp_path):
     program = f"""
 import json, sys
 sys.path.insert(0, {str(pathlib.Path(plot.__file__).parents[2])!r})
 from gaea_jax import plot
-records, choices, edges = json.loads(sys.stdin.read())
-plot.search_plots(records, choices, edges, {str(tmp_path)!r})
-rooms = [name for name in sys.modules if name.startswith("gaea_jax.")]
+from gaea_jax.spaces import Choice, Graph
+records, choices, graphs = json.loads(sys.stdin.read())
+choices = {{name: Choice(*choice) for name, choice in choices.items()}}
+graphs = {{name: Graph(*graph) for name, graph in graphs.items()}}
+plot.search_plots(records, choices, graphs, {str(tmp_path)!r})
+rooms = {{name.split(".")[1] for name in sys.modules if name.startswith("gaea_jax.")}}
 print("matplotlib.pyplot" in sys.modules, sorted(rooms))
 """
-    data = json.dumps([search_records(2), CHOICES, CELL])
+    data = json.dumps([search_records(2), CHOICES, GRAPHS])
     done = subprocess.run([sys.executable, "-c", program], input=data, capture_output=True, text=True, check=True)
-    rooms = [f"gaea_jax.{name}" for name in ("errors", "plot", *(f"plot.{path.stem}" for path in PARTS))]
-    assert done.stdout == f"False {rooms}\n"
+    assert done.stdout == "False ['errors', 'plot', 'simplex', 'spaces']\n"
 
 
 GROUPS = [

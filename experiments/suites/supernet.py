@@ -41,10 +41,12 @@ class Config:
     """Order of the step, "joint" or "alternating"."""
     hypergradient: str = "exact"
     """Of "bilevel-unrolled", "exact" or "finite-difference"."""
+    partial: int | None = None
+    """K of a method with partial channels, if other than its default."""
     channels: int = 16
     """Width of the first stage."""
     cells: int = 1
-    """Cells in each stage."""
+    """Cells in each stage of NAS-Bench-201; layers of DARTS."""
     batch_size: int = 64
     """Images in a batch."""
     image: int = 32
@@ -112,9 +114,18 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _build(config: Config) -> tuple[SearchState, Any, Any]:
-    space, method = get_space(config.space), get_method(config.method)()
-    net = supernet(space, channels=config.channels, cells=config.cells, num_classes=10, dtype=DTYPES[config.dtype])
-    tx = search_optimizer(weights=sgd(0.025, momentum=0.9, weight_decay=3e-4, clip_norm=5.0), arch=method.optimizer)
+    space = get_space(config.space)
+    method = get_method(config.method)(**({} if config.partial is None else {"partial": config.partial}))
+    net = supernet(
+        space,
+        channels=config.channels,
+        cells=config.cells,
+        num_classes=10,
+        dtype=DTYPES[config.dtype],
+        **method.net,
+    )
+    weights = sgd(0.025, momentum=0.9, weight_decay=3e-4, clip_norm=5.0)
+    tx = search_optimizer(weights=weights, arch=method.optimizer(space))
     step = make_search_step(
         net,
         space,

@@ -1,6 +1,7 @@
 """What a search method is: a relaxation of the discrete choice and an optimiser that fits its geometry."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from gaea_jax import simplex
+from gaea_jax.errors import UsageError
 from gaea_jax.nets import Mixture
 from gaea_jax.spaces import SearchSpace, derive
+from gaea_jax.spaces.base import Choice
 
 Space = SearchSpace[Any]
 Arch = dict[str, jax.Array]
@@ -24,25 +27,47 @@ class Method(NamedTuple):
 
     Attributes:
       init: ``(space, key) -> arch``, the architecture parameters, float32 (float64 under x64): for each choice of the
-        space one array of its shape, or nothing for a method that does not learn the choices.
-      weights: ``(space, arch) -> tables``, what every option weighs: for each choice a table whose rows are points of
-        the simplex. Reports show it, and larger means preferred.
+        space that is learnt one array of its shape. An optional choice need not be learnt, and a method that learns
+        none has no parameters.
+      weights: ``(space, arch) -> tables``, what every option weighs: for each learnt choice, or for each that is not
+        optional if none is learnt, a table whose rows or segments are points of the simplex. Reports show it, and
+        larger means preferred.
       mixture: ``(space, arch, key, step, phase) -> Mixture``, at which the supernet is evaluated; differentiable in
         ``arch``. ``key`` is for what is sampled, ``step`` (int32 scalar, completed steps) for schedules. ``phase``, one
         of `PHASES`, says which gradient is to be taken there: that of the weights, of the architecture or of both
         (``"joint"``), or none (``"eval"``: the network that stands for ``arch``, nothing sampled).
       regularizer: ``(space, arch) -> scalar`` that is added to the loss, in nats.
-      optimizer: transform over ``arch``.
+      optimizer: ``space -> transform`` over ``arch``; which entries of a flat table make a simplex, the space says.
       derive: ``(space, arch, key, evaluate) -> genotype``, on the host. ``evaluate`` maps a genotype to its accuracy in
         percent with the supernet's weights on held-out images, or is None where there are none.
+      net: options that `gaea_jax.nets.supernet` needs for this method, such as ``{"partial": 4}``; read-only.
     """
 
     init: Callable[[Space, jax.Array], Arch]
     weights: Callable[[Space, Arch], Tables]
     mixture: Callable[[Space, Arch, jax.Array, jax.typing.ArrayLike, str], Mixture]
     regularizer: Callable[[Space, Arch], jax.Array]
-    optimizer: optax.GradientTransformationExtraArgs
+    optimizer: Callable[[Space], optax.GradientTransformationExtraArgs]
     derive: Callable[[Space, Arch, jax.Array, Evaluate | None], Any]
+    net: Mapping[str, Any] = MappingProxyType({})
+
+
+def learnt(space: Space, *, optional: bool = False) -> dict[str, Choice]:
+    """The choices that a method learns.
+
+    Args:
+      space: the search space.
+      optional: whether those that weights may lack are learnt too, such as the weights of edges.
+
+    Returns:
+      The choices by name, in the order of the space.
+
+    Raises:
+      UsageError: on ``space``, if ``optional`` and there are no such choices.
+    """
+    if optional and not any(choice.optional for choice in space.choices.values()):
+        raise UsageError("space", f"{space.name} has no weights of edges, which the method learns")
+    return {name: choice for name, choice in space.choices.items() if optional or not choice.optional}
 
 
 def derive_heaviest(
@@ -62,7 +87,7 @@ def derive_heaviest(
 def entropic_regularizer(factor: float, weights: Callable[[Space, Arch], Tables]) -> Callable[[Space, Arch], jax.Array]:
     """The divergence of the weights from the uniform ones, summed over edges: it pulls *towards* uniform.
 
-    The released GAEA code calls its factor ``arch_weight_decay``.
+    Only operations count, not the weights of edges. The released GAEA code calls the factor ``arch_weight_decay``.
 
     Args:
       factor: 0 for none.
@@ -73,7 +98,8 @@ def entropic_regularizer(factor: float, weights: Callable[[Space, Arch], Tables]
     """
 
     def regularizer(space: Space, arch: Arch) -> jax.Array:
-        divergences = [simplex.kl(w, simplex.uniform_like(w)).sum() for w in weights(space, arch).values()]
+        tables = [table for name, table in weights(space, arch).items() if space.choices[name].kind == "op"]
+        divergences = [simplex.kl(table, simplex.uniform_like(table)).sum() for table in tables]
         return factor * jnp.sum(jnp.stack(divergences))
 
     return regularizer

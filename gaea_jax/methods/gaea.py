@@ -3,10 +3,9 @@
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from gaea_jax.methods.base import Arch, Method, Space, Tables, clipped, derive_heaviest, entropic_regularizer
+from gaea_jax.methods.base import Arch, Method, Space, Tables, clipped, derive_heaviest, entropic_regularizer, learnt
 from gaea_jax.nets import Mixture
 from gaea_jax.optim import exponentiated_gradient
 
@@ -14,6 +13,7 @@ from gaea_jax.optim import exponentiated_gradient
 def gaea(
     learning_rate: optax.ScalarOrSchedule = 0.1,
     *,
+    edge_learning_rate: optax.ScalarOrSchedule | None = None,
     clip_norm: float | None = None,
     entropy_weight: float = 0.0,
     min_prob: float = 1e-5,
@@ -23,13 +23,17 @@ def gaea(
 
     Args:
       learning_rate: step of the exponentiated gradient, a number or a schedule of the architecture step.
-      clip_norm: largest global norm of the architecture gradient, or None.
+      edge_learning_rate: that of the optional choices, the weights of the edges into a node, which sum to 1; None does
+        not learn them, so that every edge weighs 1. They have no floor, as in the released code: an edge whose weight
+        has become 0 stays out.
+      clip_norm: largest global norm of the architecture gradient, edges included, or None.
       entropy_weight: factor of the divergence from the uniform mixture, in nats; 0 in the paper.
       min_prob: floor of a mixture weight, which keeps zero from absorbing; 1e-5 as released, 0 is the paper's update.
       clamp: ``"release"`` for the released code's clamp of the unnormalised product.
 
     Returns:
-      The `Method`; ``arch`` are tables of mixture weights, each row a point of the simplex, uniform at the start.
+      The `Method`; ``arch`` are tables of mixture weights, each row or segment a point of the simplex, uniform at
+      the start. With an ``edge_learning_rate``, ``init`` raises UsageError on ``space`` if its edges have no weights.
 
     References:
       Li et al, `Geometry-Aware Gradient Algorithms for Neural Architecture Search
@@ -37,16 +41,27 @@ def gaea(
     """
 
     def init(space: Space, key: jax.Array) -> Arch:
-        return {name: jnp.full(c.shape, 1 / len(c.options), float) for name, c in space.choices.items()}
+        choices = learnt(space, optional=edge_learning_rate is not None)
+        return {name: choice.uniform() for name, choice in choices.items()}
 
     def weights(space: Space, arch: Arch) -> Tables:
         return arch
+
+    def optimizer(space: Space) -> optax.GradientTransformationExtraArgs:
+        choices = learnt(space, optional=edge_learning_rate is not None)
+        segments = {name: choice.segments for name, choice in choices.items()}
+        step = exponentiated_gradient(learning_rate, segments=segments, min_prob=min_prob, clamp=clamp)
+        if edge_learning_rate is not None:
+            edges = exponentiated_gradient(edge_learning_rate, segments=segments)
+            optional = {name: choice.optional for name, choice in choices.items()}
+            step = optax.partition({False: step, True: edges}, optional)
+        return clipped(step, clip_norm)
 
     return Method(
         init=init,
         weights=weights,
         mixture=lambda space, arch, key, step, phase: Mixture(arch),
         regularizer=entropic_regularizer(entropy_weight, weights),
-        optimizer=clipped(exponentiated_gradient(learning_rate, min_prob=min_prob, clamp=clamp), clip_norm),
+        optimizer=optimizer,
         derive=derive_heaviest(weights),
     )

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from gaea_jax.errors import UsageError
-from gaea_jax.methods.base import Arch, Evaluate, Method, Space, Tables
+from gaea_jax.methods.base import Arch, Evaluate, Method, Space, Tables, learnt
 from gaea_jax.nets import Mixture
 
 
@@ -32,17 +32,20 @@ def random_search(*, candidates: int = 100) -> Method:
         raise UsageError("candidates", f"must be 1 or more, not {candidates}")
 
     def weights(space: Space, arch: Arch) -> Tables:
-        return {name: jnp.full(c.shape, 1 / len(c.options), float) for name, c in space.choices.items()}
+        return {name: choice.uniform() for name, choice in learnt(space).items()}
 
     def mixture(space: Space, arch: Arch, key: jax.Array, step: jax.typing.ArrayLike, phase: str) -> Mixture:
         uniform = weights(space, arch)
         if phase == "eval":
             return Mixture(uniform)
-        path = {}
-        for k, (name, choice) in zip(jax.random.split(key, len(uniform)), space.choices.items(), strict=True):
-            rows, options = choice.shape
-            path[name] = jax.nn.one_hot(jax.random.randint(k, (rows,), 0, options), options, dtype=uniform[name].dtype)
-        return Mixture(path, {name: one_hot.astype(bool) for name, one_hot in path.items()})
+        scores = {}
+        for k, (name, table) in zip(jax.random.split(key, len(uniform)), uniform.items(), strict=True):
+            # The rule of the space makes a genotype of these scores. A random option leads each row; where the rule may
+            # not take it, or keeps only some of the rows, the noise decides, which prefers none of those that are left.
+            lead = jax.random.randint(k, table.shape[:-1], 0, table.shape[-1])
+            noise = jax.random.uniform(jax.random.fold_in(k, 1), table.shape, table.dtype)
+            scores[name] = jax.nn.one_hot(lead, table.shape[-1], dtype=table.dtype) + noise
+        return Mixture.derived(space.select(scores))
 
     def derive(space: Space, arch: Arch, key: jax.Array, evaluate: Evaluate | None) -> object:
         if evaluate is None:
@@ -55,6 +58,6 @@ def random_search(*, candidates: int = 100) -> Method:
         weights=weights,
         mixture=mixture,
         regularizer=lambda space, arch: jnp.zeros(()),
-        optimizer=optax.with_extra_args_support(optax.identity()),
+        optimizer=lambda space: optax.with_extra_args_support(optax.identity()),
         derive=derive,
     )

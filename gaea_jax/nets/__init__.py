@@ -1,5 +1,6 @@
 """Networks in Flax Linen: weights in, features out; the architecture always comes as an argument."""
 
+from gaea_jax.nets import darts as _darts  # noqa: F401  (registers the networks of the DARTS space)
 from gaea_jax.nets.count import Count, count
 from gaea_jax.nets.network import inherit, network
 from gaea_jax.nets.supernet import Mixture, supernet

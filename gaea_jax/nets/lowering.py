@@ -1,16 +1,28 @@
-"""How a convolution is lowered: the same values on every backend, in a form that each runs fast.
+"""How a convolution or a pooling is lowered: the same values on every backend, in a form that each runs fast.
 
 XLA's CPU backend rewrites convolutions to the one layout that its fast kernel takes, but only those of a program's
 outermost computation. Inside a loop or a conditional the gradients that JAX writes, which are convolutions in other
 layouts, fall back to a naive loop that is 6 to 80 times slower (jax-ml/jax#12868). So for the CPU they are written in
 that layout from the start.
+
+It has no fast kernel at all for depthwise convolutions and for the gradient of a maximum. Both are sums over the places
+of the window, which on the CPU are written as such: a product of the shifted features for each place, which XLA fuses
+into one pass. Each pass is kept apart from its neighbours: fused with them, it would compute them again for each place,
+or be computed again for each of its users. The gradient of a depthwise kernel would be a reduction for each place; it
+is a matrix product instead.
+
+Depthwise and pointwise convolutions work on stacks of features, [m, B, H, W, C], with a kernel for each of the m: the
+edges that leave a node, of which a few large operations are faster than many small ones.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
 
 Pair = tuple[int, int]
 Pairs = tuple[Pair, Pair]
@@ -127,3 +139,275 @@ def _backward(
 
 
 _conv.defvjp(_forward, _backward)
+
+
+def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """1x1 convolutions of a stack.
+
+    Args:
+      x: features [m, B, H, W, C].
+      kernel: [m, C, D], of the dtype of the features.
+
+    Returns:
+      [m, B, H, W, D].
+    """
+    return jnp.einsum("mbhwc,mcd->mbhwd", x, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
+    """Depthwise convolutions of a stack: each channel with a kernel of its own, padded so that stride 1 keeps the size.
+
+    It has no forward-mode derivative, though its gradients have.
+
+    Args:
+      x: features [m, B, H, W, C], or [1, B, H, W, C] where the whole stack starts from the same.
+      kernel: [m, k, k, C] with k odd, of the dtype of the features.
+      stride: in both directions.
+      dilation: of the kernel, in both directions.
+
+    Returns:
+      [m, B, ceil(H / stride), ceil(W / stride), C].
+    """
+    return _depthwise(x, kernel, stride, dilation)
+
+
+# Compiled for itself, so that it is traced once for all calls with the same shapes; so are the other three below.
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=_apart(functools.partial(_depthwise_by_place, stride=stride, dilation=dilation)),
+        default=functools.partial(_depthwise_grouped, stride=stride, dilation=dilation),
+    )
+
+
+def _depthwise_forward(
+    x: jax.Array, kernel: jax.Array, stride: int, dilation: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _depthwise(x, kernel, stride, dilation), (x, kernel)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _depthwise_backward(
+    stride: int, dilation: int, saved: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    def of_x(g: jax.Array, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        pad = dilation * (kernel.shape[1] // 2)
+        seen = _spread(g, x.shape[2:4], stride, 2 * pad, pad, 0)
+        out = _sum_over_places(seen, kernel[:, ::-1, ::-1], 1, dilation)
+        if len(x) < len(g):
+            # Written out: XLA's own sum over a short leading axis is many times slower.
+            out = functools.reduce(jnp.add, out)[None]
+        return out.astype(x.dtype)
+
+    def by_place(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return _apart(of_x)(g, x, kernel), _of_depthwise_kernel(x, g, kernel, stride, dilation)
+
+    def usual(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        _, pull_back = jax.vjp(functools.partial(_depthwise_grouped, stride=stride, dilation=dilation), x, kernel)
+        return pull_back(g)
+
+    return jax.lax.platform_dependent(*saved, g, cpu=by_place, default=usual)
+
+
+depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _depthwise_grouped(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    """As a convolution whose groups are the channels of the whole stack."""
+    m, k, _, channels = kernel.shape
+    pad = dilation * (k // 2)
+    x = jnp.broadcast_to(x, (m, *x.shape[1:]))
+    out = jax.lax.conv_general_dilated(
+        jnp.moveaxis(x, 0, 3).reshape(*x.shape[1:4], m * channels),
+        jnp.moveaxis(kernel, 0, 2).reshape(k, k, 1, m * channels),
+        (stride, stride),
+        ((pad, pad), (pad, pad)),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=_LAYOUT,
+        feature_group_count=m * channels,
+    )
+    return jnp.moveaxis(out.reshape(*out.shape[:3], m, channels), 3, 0)
+
+
+def _depthwise_by_place(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    pad = dilation * (kernel.shape[1] // 2)
+    padded = jnp.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad), (0, 0)))
+    return _sum_over_places(padded, kernel, stride, dilation).astype(x.dtype)
+
+
+def _sum_over_places(padded: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    """Sum over the places of a kernel [m, k, k, C] of padded features, in float32 at least."""
+    dtype = jnp.promote_types(padded.dtype, jnp.float32)
+    places = _places(padded, kernel.shape[1], stride, dilation)
+    terms = (part.astype(dtype) * kernel[:, i, j, None, None, None] for i, j, part in places)
+    return functools.reduce(jnp.add, terms)
+
+
+def _shifted(padded: jax.Array, axis: int, k: int, stride: int, dilation: int = 1) -> Iterator[jax.Array]:
+    """For each of the k places of a window along one axis, what windows of padded features have there."""
+    side = padded.shape[axis]
+    count = -(-(side - (k - 1) * dilation) // stride)
+    for first in range(0, k * dilation, dilation):
+        yield jax.lax.slice_in_dim(padded, first, first + (count - 1) * stride + 1, stride, axis)
+
+
+def _places(padded: jax.Array, k: int, stride: int, dilation: int = 1) -> Iterator[tuple[int, int, jax.Array]]:
+    """For each place (i, j) of a window the features [..., h, w, C] that windows of padded features have there."""
+    for i, rows in enumerate(_shifted(padded, padded.ndim - 3, k, stride, dilation)):
+        for j, part in enumerate(_shifted(rows, padded.ndim - 2, k, stride, dilation)):
+            yield i, j, part
+
+
+def _spread(g: jax.Array, size: Sequence[int], stride: int, reach: int, pad: int, fill: float) -> jax.Array:
+    """Puts what is known of each window, [..., h, w, C], so that windows of the result see all that saw a pixel.
+
+    Place (i, j) of such a window is what the pixel was place (k - 1 - i, k - 1 - j) of.
+
+    Args:
+      g: one value for each window of features that were padded by `pad`.
+      size: height and width of the features.
+      stride: of the windows.
+      reach: distance of a window's first and last place.
+      pad: see above.
+      fill: for where no window was.
+
+    Returns:
+      [..., height + reach, width + reach, C].
+    """
+    ends = [side + pad - 1 - (count - 1) * stride for side, count in zip(size, g.shape[-3:-1], strict=True)]
+    config = [(0, 0, 0)] * (g.ndim - 3) + [(reach - pad, end, stride - 1) for end in ends] + [(0, 0, 0)]
+    return jax.lax.pad(g, jnp.asarray(fill, g.dtype), config)
+
+
+def _of_depthwise_kernel(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    """The gradient of a depthwise kernel.
+
+    For each channel and each row of the kernel, one matrix product over images and rows gives the sums for all pairs of
+    a column of x and one of g; the columns of the kernel are sums of diagonals of these.
+    """
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    m, k, _, channels = kernel.shape
+    pad = dilation * (k // 2)
+    height, width = g.shape[2:4]
+    padded = jnp.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad), (0, 0)))
+    columns = padded.shape[3]
+    diagonals = np.zeros((k, columns, width), np.float32)
+    for j in range(k):
+        diagonals[j, j * dilation + stride * np.arange(width), np.arange(width)] = 1
+    shared = len(x) < m
+    # Channels first, and where all edges have the same x, their columns of g side by side: one product for all.
+    x_lines = jnp.transpose(padded, (0, 4, 1, 2, 3))
+    g_lines = jnp.transpose(g, (4, 1, 2, 0, 3) if shared else (0, 4, 1, 2, 3))
+    g_lines = g_lines.reshape(*([1] if shared else [m]), channels, -1, m * width if shared else width)
+    rows = []
+    for i in range(k):
+        top = i * dilation
+        lines = x_lines[:, :, :, top : top + (height - 1) * stride + 1 : stride]
+        lines = lines.reshape(len(x), channels, -1, columns)
+        rows.append(jnp.einsum("mcnu,mcnv->mcuv", lines, g_lines, preferred_element_type=dtype))
+    pairs = jnp.stack(rows)
+    if shared:
+        pairs = pairs.reshape(k, channels, columns, m, width)
+        out = jnp.einsum("icumv,juv->mijc", pairs, diagonals)
+    else:
+        out = jnp.einsum("imcuv,juv->mijc", pairs, diagonals)
+    return out.astype(kernel.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
+    """Maximum over a square window; the gradient goes to the first of equal values, row after row.
+
+    It has no forward-mode derivative, though its gradient has.
+
+    Args:
+      x: [B, H, W, C].
+      window: side of the window; where it is odd, the padding is ``window // 2`` a side and never the maximum.
+      stride: in both directions.
+
+    Returns:
+      [B, H', W', C] of the type of x; H' is ceil(H / stride) if the window is odd, H // stride if it is the stride.
+    """
+    return _max(x, window, stride)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _max(x: jax.Array, window: int, stride: int) -> jax.Array:
+    return jax.lax.platform_dependent(
+        x,
+        cpu=_apart(functools.partial(_max_by_place, window=window, stride=stride)),
+        default=functools.partial(_max_of_windows, window=window, stride=stride),
+    )
+
+
+def _max_forward(x: jax.Array, window: int, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    out = _max(x, window, stride)
+    return out, (x, out)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _max_backward(window: int, stride: int, saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array]:
+    def by_place(x: jax.Array, out: jax.Array, g: jax.Array) -> jax.Array:
+        winner = jnp.full(out.shape, -1, jnp.int32)
+        for i, j, part in reversed(list(_places(_padded(x, window), window, stride))):
+            winner = jnp.where(part == out, i * window + j, winner)
+        where = x.shape[1:3], stride, window - 1, _pad(window)
+        winners, gradients = (
+            _places(_spread(table, *where, fill), window, 1) for table, fill in ((winner, -1), (g, 0))
+        )
+        terms = (
+            jnp.where(place == window**2 - 1 - (i * window + j), part, 0)
+            for (i, j, place), (_, _, part) in zip(winners, gradients, strict=True)
+        )
+        return functools.reduce(jnp.add, terms)
+
+    def usual(x: jax.Array, out: jax.Array, g: jax.Array) -> jax.Array:
+        _, pull_back = jax.vjp(functools.partial(_max_of_windows, window=window, stride=stride), x)
+        return pull_back(g)[0]
+
+    return (jax.lax.platform_dependent(*saved, g, cpu=_apart(by_place), default=usual),)
+
+
+max_pool.defvjp(_max_forward, _max_backward)
+
+
+def _max_by_place(x: jax.Array, window: int, stride: int) -> jax.Array:
+    out = _padded(x, window)
+    for axis in (1, 2):
+        out = functools.reduce(jnp.maximum, _shifted(out, axis, window, stride))
+    return out
+
+
+def _max_of_windows(x: jax.Array, window: int, stride: int) -> jax.Array:
+    pad = (_pad(window), _pad(window))
+    return nn.max_pool(x, (window, window), (stride, stride), (pad, pad))
+
+
+def _pad(window: int) -> int:
+    return window // 2 if window % 2 else 0
+
+
+def _padded(x: jax.Array, window: int) -> jax.Array:
+    pad = _pad(window)
+    return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=-jnp.inf)
+
+
+def _apart(run: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Makes a function of arrays a computation of its own, which XLA does not fuse with its neighbours.
+
+    XLA:CPU drops optimisation barriers before it fuses; what it does keep apart is a branch that depends on a value.
+    Where the first value is NaN, the result is NaN everywhere: the next BatchNorm would make it so.
+    """
+
+    def isolated(first: jax.Array, *others: jax.Array) -> jax.Array:
+        out = jax.eval_shape(run, first, *others)
+
+        def undefined(*_: jax.Array) -> jax.Array:
+            return jnp.full(out.shape, jnp.nan, out.dtype)
+
+        return jax.lax.cond(jnp.isnan(first[(0,) * first.ndim]), undefined, run, first, *others)
+
+    return isolated

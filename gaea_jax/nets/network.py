@@ -10,6 +10,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 
+from gaea_jax.errors import UsageError
 from gaea_jax.nets.ops import Node, nas_bench_201_operation
 from gaea_jax.nets.skeleton import skeleton
 from gaea_jax.spaces.nas_bench_201 import EDGES, Genotype, NASBench201
@@ -17,7 +18,16 @@ from gaea_jax.spaces.nas_bench_201 import EDGES, Genotype, NASBench201
 
 @functools.singledispatch
 def network(
-    space: Any, genotype: Any, *, channels: int, cells: int, num_classes: int, dtype: DTypeLike = jnp.float32
+    space: Any,
+    genotype: Any,
+    *,
+    channels: int,
+    cells: int,
+    num_classes: int,
+    dtype: DTypeLike = jnp.float32,
+    auxiliary: bool = False,
+    stem: str = "cifar",
+    remat: bool = False,
 ) -> nn.Module:
     """The stand-alone network of a genotype.
 
@@ -28,16 +38,24 @@ def network(
       cells: number of cells (for NAS-Bench-201 the number in each of the three stages).
       num_classes: number of logits.
       dtype: compute type; parameters and BatchNorm statistics are float32 whatever it is.
+      auxiliary: whether there is a second classifier in the middle, which training alone uses. Of the DARTS space only,
+        like all that follows.
+      stem: ``"cifar"``, or ``"imagenet"``, which divides the size of the image by 8 before the first cell.
+      remat: whether the backward pass computes the inside of each cell again instead of keeping it: less memory, a
+        third more time.
 
     Returns:
       A Linen module with ``apply(variables, x, train=...)``: normalised images x [B, H, W, channels of the
-      image], H and W divisible by 4, to logits [B, num_classes], float32 at least. Collections: ``params`` and
-      ``batch_stats``.
+      image], H and W divisible by 4 (by 32 with the ImageNet stem), to logits [B, num_classes], float32 at least; with
+      ``auxiliary`` and ``train=True`` to the logits and those of the second classifier. ``apply`` also takes
+      ``drop_path``, the probability with which a branch is dropped for an image in training; unless that is the Python
+      number 0.0, it draws from the random stream ``"drop_path"``. Collections: ``params`` and ``batch_stats``.
 
     Raises:
       TypeError: there is no network for this kind of space.
-      UsageError: on ``genotype``, if it is not one of the space; from ``apply``, on ``dataset``, for images of
-        another shape.
+      UsageError: on ``genotype``, if it is not one of the space; on ``channels`` or ``cells`` for a size it cannot
+        have; on ``auxiliary_weight``, ``stem`` or ``remat`` for what the space has not; from ``apply``, on ``dataset``
+        and ``auxiliary_weight``, for images of another shape, and on ``drop_path``, where the space has none.
     """
     raise TypeError(f"no network for a space of type {type(space).__name__}")
 
@@ -111,8 +129,10 @@ class NASBench201Network(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, drop_path: jax.Array | float = 0.0) -> jax.Array:
         """Images [B, H, W, channels of the image] to logits [B, num_classes]."""
+        if not isinstance(drop_path, float) or drop_path:
+            raise UsageError("drop_path", "must be 0 for NAS-Bench-201, whose recipe drops no paths")
 
         def cell(x: jax.Array, name: str) -> jax.Array:
             return DerivedCell(self.genotype, self.dtype, name=name)(x, train)
@@ -129,8 +149,22 @@ class NASBench201Network(nn.Module):
 
 
 @network.register
-def _network_nas_bench_201(space: NASBench201, genotype: Genotype, **size: Any) -> NASBench201Network:
+def _network_nas_bench_201(
+    space: NASBench201,
+    genotype: Genotype,
+    *,
+    auxiliary: bool = False,
+    stem: str = "cifar",
+    remat: bool = False,
+    **size: Any,
+) -> NASBench201Network:
     space.check(genotype)
+    if auxiliary:
+        raise UsageError("auxiliary_weight", f"must be 0 for {space.name}, which has no auxiliary head")
+    if stem != "cifar":
+        raise UsageError("stem", f"must be 'cifar' for {space.name}, not {stem!r}")
+    if remat:
+        raise UsageError("remat", f"is not for {space.name}, whose networks are small")
     return NASBench201Network(genotype, **size)
 
 

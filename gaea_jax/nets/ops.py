@@ -5,6 +5,7 @@ All work on NHWC batches. Convolutions and the classifier start from the initial
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import jax
@@ -17,6 +18,15 @@ from gaea_jax.nets.lowering import conv_general_dilated
 MOMENTUM = 0.9
 EPSILON = 1e-5
 KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def symmetric_uniform(bound: float) -> nn.initializers.Initializer:
+    """Initialises by the uniform distribution from ``-bound`` to ``bound``."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
 
 
 def conv(features: int, kernel: int, stride: int = 1, *, dtype: DTypeLike, name: str) -> nn.Conv:
@@ -49,49 +59,75 @@ def conv(features: int, kernel: int, stride: int = 1, *, dtype: DTypeLike, name:
 class BatchNorm(nn.Module):
     """BatchNorm as the papers set it, that can weigh its output in the same pass.
 
-    Like `nn.BatchNorm` in everything but ``weight``: mixing weighs each normalised feature map by a scalar, and where
-    that scalar multiplies the inverse deviation of each channel instead of the map, neither the product nor its two
-    gradients pass over the map again. The running variance averages the variance of the batches as it is, without
-    PyTorch's factor n / (n - 1).
+    Like `nn.BatchNorm` in everything but ``weight``; see `normalise`. The running variance averages the variance of the
+    batches as it is, without PyTorch's factor n / (n - 1).
 
     Attributes:
+      features: number of channels.
       affine: whether there is a learnt scale and offset.
       dtype: type of the output; statistics and arithmetic are float32 at least.
     """
 
+    features: int
     affine: bool
     dtype: DTypeLike = jnp.float32
 
-    @nn.compact
+    def setup(self) -> None:
+        """Declares the running statistics, and what is learnt."""
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, self.features)
+        self.var = self.variable("batch_stats", "var", jnp.ones, self.features)
+        if self.affine:
+            self.scale = self.param("scale", nn.initializers.ones, (self.features,))
+            self.bias = self.param("bias", nn.initializers.zeros, (self.features,))
+
     def __call__(self, x: jax.Array, train: bool, weight: jax.Array | float = 1.0) -> jax.Array:
-        """[B, H, W, C] to ``weight`` times its normalised form, of the same shape.
+        """[B, H, W, C] to ``weight`` times its normalised form, of the same shape."""
+        return normalise([self], x[None], train, jnp.asarray(weight)[None])[0]
 
-        Args:
-          x: features.
-          train: batch statistics if True, running statistics if not.
-          weight: scalar.
 
-        Returns:
-          [B, H, W, C].
-        """
-        features = x.shape[-1]
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
-        running_var = self.variable("batch_stats", "var", jnp.ones, features)
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean, var = running_mean.value, running_var.value
-        if train:
-            mean = x.mean((0, 1, 2))
-            var = jnp.maximum((x * x).mean((0, 1, 2)) - mean * mean, 0)
-            if not self.is_initializing():
-                running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
-                running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * var
-        factor = jax.lax.rsqrt(var + EPSILON) * weight
-        if self.affine:
-            factor *= self.param("scale", nn.initializers.ones, (features,))
-        out = (x - mean) * factor
-        if self.affine:
-            out += weight * self.param("bias", nn.initializers.zeros, (features,))
-        return out.astype(self.dtype)
+def normalise(norms: Sequence[BatchNorm], x: jax.Array, train: bool, weights: jax.Array | None = None) -> jax.Array:
+    """Normalises a stack, each of its members by a `BatchNorm` of its own.
+
+    Mixing weighs each normalised feature map by a scalar. Where that scalar multiplies the inverse deviation of each
+    channel instead of the map, neither the product nor its two gradients pass over the map again.
+
+    Args:
+      norms: m modules of the same kind.
+      x: features [m, B, H, W, C], or [1, B, H, W, C] where all have the same.
+      train: batch statistics if True, running statistics if not.
+      weights: [m], which multiply the results; None are ones.
+
+    Returns:
+      [m, B, H, W, C] of the modules' type.
+    """
+    first, *_ = norms
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    if train:
+        mean = x.mean((1, 2, 3))
+        var = jnp.maximum((x * x).mean((1, 2, 3)) - mean * mean, 0)
+        for place, norm in enumerate(norms):
+            if not norm.is_initializing():
+                own = place if len(x) > 1 else 0
+                norm.mean.value = MOMENTUM * norm.mean.value + (1 - MOMENTUM) * mean[own]
+                norm.var.value = MOMENTUM * norm.var.value + (1 - MOMENTUM) * var[own]
+    else:
+        mean, var = (jnp.stack([getattr(norm, name).value for norm in norms]) for name in ("mean", "var"))
+    factor, offset = jax.lax.rsqrt(var + EPSILON), None
+    if first.affine:
+        factor *= jnp.stack([norm.scale for norm in norms])
+        offset = jnp.stack([norm.bias for norm in norms])
+    if weights is not None:
+        factor *= weights[:, None]
+        offset = offset if offset is None else offset * weights[:, None]
+    out = (x - _each(mean)) * _each(factor)
+    if offset is not None:
+        out += _each(offset)
+    return out.astype(first.dtype)
+
+
+def _each(table: jax.Array) -> jax.Array:
+    """Makes [m, C] fit [m, B, H, W, C]."""
+    return table[:, None, None, None]
 
 
 def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
@@ -137,7 +173,7 @@ class ReluConvNorm(nn.Module):
     def __call__(self, x: jax.Array, train: bool, weight: jax.Array | float = 1.0) -> jax.Array:
         """[B, H, W, C] to ``weight`` times [B, H / stride, W / stride, features]; see `BatchNorm`."""
         x = conv(self.features, self.kernel, self.stride, dtype=self.dtype, name="conv")(nn.relu(x) if self.relu else x)
-        return BatchNorm(self.affine, self.dtype, name="norm")(x, train, weight)
+        return BatchNorm(self.features, self.affine, self.dtype, name="norm")(x, train, weight)
 
 
 class Node(NamedTuple):
@@ -204,9 +240,5 @@ class Classifier(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] to logits [B, num_classes]."""
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
-        bound = 1 / math.sqrt(x.shape[-1])
-
-        def bias_init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
+        bias_init = symmetric_uniform(1 / math.sqrt(x.shape[-1]))
         return nn.Dense(self.num_classes, kernel_init=KERNEL_INIT, bias_init=bias_init, name="linear")(x)

@@ -73,5 +73,5 @@ def skeleton(
             x = ResidualBlock(channels * 2**stage, dtype, name=f"reduce_{stage}")(x, train)
         for n in range(cells):
             x = cell(x, f"cell_{stage}_{n}")
-    x = nn.relu(BatchNorm(True, dtype, name="last_norm")(x, train))
+    x = nn.relu(BatchNorm(x.shape[-1], True, dtype, name="last_norm")(x, train))
     return Classifier(num_classes, name="classifier")(x)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from gaea_jax.errors import UsageError
 from gaea_jax.nets.ops import Node, nas_bench_201_operation
 from gaea_jax.nets.skeleton import skeleton
 from gaea_jax.spaces.base import check_tables
@@ -46,7 +47,16 @@ class Mixture:
 
 
 @functools.singledispatch
-def supernet(space: Any, *, channels: int, cells: int, num_classes: int, dtype: DTypeLike = jnp.float32) -> nn.Module:
+def supernet(
+    space: Any,
+    *,
+    channels: int,
+    cells: int,
+    num_classes: int,
+    dtype: DTypeLike = jnp.float32,
+    partial: int = 1,
+    stem: str = "cifar",
+) -> nn.Module:
     """The relaxed network of a space.
 
     Args:
@@ -56,16 +66,20 @@ def supernet(space: Any, *, channels: int, cells: int, num_classes: int, dtype: 
       num_classes: number of logits.
       dtype: compute type, to which a cell rounds the mixture; parameters and BatchNorm statistics are float32
         whatever it is.
+      partial: K of PC-DARTS: operations see the first 1 / K of the channels. Of the DARTS space only.
+      stem: ``"cifar"``, or ``"imagenet"``, which divides the size of the image by 8 before the first cell. The latter
+        of the DARTS space only.
 
     Returns:
       A Linen module with ``apply(variables, x, mixture, train=...)``: normalised images x [B, H, W, channels of
-      the image], H and W divisible by 4, and a `Mixture` to logits [B, num_classes], float32 at least.
-      Collections: ``params`` and ``batch_stats``.
+      the image], H and W divisible by 4 (by 32 with the ImageNet stem), and a `Mixture` to logits [B, num_classes],
+      float32 at least. Collections: ``params`` and ``batch_stats``.
 
     Raises:
       TypeError: there is no supernet for this kind of space.
-      UsageError: from ``apply``, on ``mixture`` for tables that are not those of the space, and on ``dataset``
-        for images of another shape.
+      UsageError: on ``method`` or ``stem``, if the space has no partial channels or no such stem; on ``channels``,
+        ``cells`` or ``partial`` for a size it cannot have; from ``apply``, on ``mixture`` for tables that are not those
+        of the space, and on ``dataset`` for images of another shape.
     """
     raise TypeError(f"no supernet for a space of type {type(space).__name__}")
 
@@ -168,4 +182,12 @@ class NASBench201Supernet(nn.Module):
         )
 
 
-supernet.register(NASBench201, NASBench201Supernet)
+@supernet.register
+def _supernet_nas_bench_201(
+    space: NASBench201, *, partial: int = 1, stem: str = "cifar", **size: Any
+) -> NASBench201Supernet:
+    if partial != 1:
+        raise UsageError("method", f"needs partial channels, which {space.name} has not; the DARTS space has them")
+    if stem != "cifar":
+        raise UsageError("stem", f"must be 'cifar' for {space.name}, not {stem!r}")
+    return NASBench201Supernet(space, **size)

@@ -1,12 +1,14 @@
 """Pictures of runs, drawn from their reports: plain data in, a PNG and its Matplotlib figure out.
 
 Figures are made through Matplotlib's objects, never through pyplot, so that nothing global is touched and no
-display is needed. A file is replaced atomically: a killed run leaves the last whole picture.
+display is needed. A derived cell is also written for Graphviz. A file is replaced atomically: a killed run leaves the
+last whole picture.
 """
 
 from gaea_jax.plot.canvas import COLOURS, FAINT
 from gaea_jax.plot.comparison import Panel, comparison
 from gaea_jax.plot.curves import entropy_curve, mixture_heatmap, search_plots, training_curves, truth_curve
+from gaea_jax.plot.dot import write_dot
 from gaea_jax.plot.graph import RADIUS, draw_graph
 
 __all__ = [
@@ -21,4 +23,5 @@ __all__ = [
     "search_plots",
     "training_curves",
     "truth_curve",
+    "write_dot",
 ]

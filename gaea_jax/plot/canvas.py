@@ -1,8 +1,9 @@
 """What all pictures share: colours, the blank figure, its look, and how it is written."""
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -52,6 +53,23 @@ def marker(steps: Sequence[float]) -> dict[str, Any]:
     return {"linewidth": 1.6, "marker": "o" if len(steps) <= 30 else None, "markersize": 3.5}
 
 
+@contextlib.contextmanager
+def replacement(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Writes a file in one atomic replacement.
+
+    Args:
+      path: the file; its folder is made if it is absent.
+
+    Yields:
+      The file to write instead, which takes the other's place at the end.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    yield temporary
+    os.replace(temporary, path)
+
+
 def save(figure: Figure, path: str | os.PathLike[str]) -> Figure:
     """Writes a figure in one atomic replacement.
 
@@ -62,10 +80,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Figure:
     Returns:
       The figure.
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     FigureCanvasAgg(figure)
-    figure.savefig(temporary, format=path.suffix.removeprefix("."))
-    os.replace(temporary, path)
+    with replacement(path) as temporary:
+        figure.savefig(temporary, format=pathlib.Path(path).suffix.removeprefix("."))
     return figure

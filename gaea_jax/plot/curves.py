@@ -14,10 +14,16 @@ from matplotlib.ticker import MaxNLocator
 
 from gaea_jax.errors import UsageError
 from gaea_jax.plot.canvas import COLOURS, FAINT, bare, marker, new_figure, save
-from gaea_jax.plot.graph import Edge, draw_graph
+from gaea_jax.plot.dot import write_dot
+from gaea_jax.plot.graph import draw_graph
+from gaea_jax.spaces.base import Choice, Graph
 
 Records = Sequence[Mapping[str, Any]]
-Choices = Mapping[str, tuple[Sequence[str], Sequence[str]]]
+
+# What is chosen, by the kind of a choice.
+KINDS = {"op": "operations of the edges", "input": "inputs of the nodes"}
+# The height of one row of a heat map, in inches.
+ROW = 0.135
 
 
 def training_curves(records: Records, path: str | os.PathLike[str]) -> Figure:
@@ -48,7 +54,7 @@ def training_curves(records: Records, path: str | os.PathLike[str]) -> Figure:
     return save(figure, path)
 
 
-def entropy_curve(records: Records, choices: Choices, path: str | os.PathLike[str]) -> Figure:
+def entropy_curve(records: Records, choices: Mapping[str, Choice], path: str | os.PathLike[str]) -> Figure:
     """Draws how decided a search is: the mean entropy of its choices, and its share of skip connections.
 
     The entropy starts near ln n for n options. A search that falls to skip connections on every edge has
@@ -56,25 +62,34 @@ def entropy_curve(records: Records, choices: Choices, path: str | os.PathLike[st
     `Geometry-Aware Gradient Algorithms for NAS <https://arxiv.org/abs/2004.07802>`_).
 
     Args:
-      records: reports in order, with ``step``, ``entropy`` (choice to nats, a mean over edges) and
-        ``skip_share`` (share of the edges, 0 to 1).
-      choices: name of a choice to its options and the labels of its edges.
+      records: reports in order, with ``step``, ``entropy`` (choice to nats, a mean over its simplices) and
+        ``skip_share`` (share of the edges, 0 to 1). They may lack optional choices.
+      choices: the choices of the space by name.
       path: the PNG to write; its folder is made if it is absent.
 
     Returns:
-      The figure as written, with two panels.
+      The figure as written: one panel a kind of choice, then the share.
 
     Raises:
-      UsageError: there is no report.
+      UsageError: there is no report, or the reports lack a choice.
     """
-    figure, (entropy, skips) = _panels(records, 2)
-    for colour, name in zip(itertools.cycle(COLOURS), choices, strict=False):
-        steps, values = _series(records, "entropy")
-        entropy.plot(steps, [value[name] for value in values], color=colour, label=name, **marker(steps))
-    for count in sorted({len(options) for options, _ in choices.values()}):
-        _ceiling(entropy, math.log(count), f"uniform: ln {count} = {math.log(count):.3f}")
-    entropy.set_ylabel("mean entropy (nats)")
-    entropy.legend()
+    steps, entropies = _series(records, "entropy")
+    found = _reported(choices, entropies)
+    kinds = list(dict.fromkeys(choice.kind for choice in found.values()))
+    figure, panels = _panels(records, len(kinds) + 1)
+    *decided, skips = panels
+    for axes, kind in zip(decided, kinds, strict=True):
+        drawn = {name: choice for name, choice in found.items() if choice.kind == kind}
+        for colour, name in zip(itertools.cycle(COLOURS), drawn, strict=False):
+            axes.plot(steps, [entropy[name] for entropy in entropies], color=colour, label=name, **marker(steps))
+        for sizes in sorted({tuple(np.bincount(_simplices(choice)).tolist()) for choice in drawn.values()}):
+            uniform = math.fsum(map(math.log, sizes)) / len(sizes)
+            logarithms = [f"ln {size}" for size in sorted(set(sizes))]
+            text = logarithms[0] if len(logarithms) == 1 else f"mean of {', '.join(logarithms)}"
+            _ceiling(axes, uniform, f"uniform: {text} = {uniform:.3f}")
+        axes.set_ylabel("mean entropy (nats)")
+        axes.set_title(KINDS[kind], loc="left", fontsize=10)
+        axes.legend()
     steps, shares = _series(records, "skip_share")
     skips.step(steps, [100 * share for share in shares], where="post", color=COLOURS[1], **marker(steps))
     skips.set_ylim(-4, 104)
@@ -82,45 +97,55 @@ def entropy_curve(records: Records, choices: Choices, path: str | os.PathLike[st
     return save(figure, path)
 
 
-def mixture_heatmap(records: Records, choices: Choices, path: str | os.PathLike[str]) -> Figure:
-    """Draws the weight of every option on every edge over the steps of a search, one panel a choice.
+def mixture_heatmap(records: Records, choices: Mapping[str, Choice], path: str | os.PathLike[str]) -> Figure:
+    """Draws the weight of every option of every simplex over the steps of a search, one panel a choice.
 
     Args:
-      records: reports in order, with ``step`` and ``mixture`` (choice to weights, one row an edge, one column
-        an option). The colour of a report spans the steps nearest to it.
-      choices: name of a choice to its options and the labels of its edges, such as ``1<-0``.
+      records: reports in order, with ``step`` and ``mixture`` (choice to weights, of the shape of its table). They may
+        lack optional choices. The colour of a report spans the steps nearest to it.
+      choices: the choices of the space by name.
       path: the PNG to write; its folder is made if it is absent.
 
     Returns:
-      The figure as written: one panel a choice, then the colour bar.
+      The figure as written: one panel a choice, two beside each other, then the colour bar.
 
     Raises:
-      UsageError: no report has a mixture, or a mixture has another shape than its choice.
+      UsageError: no report has a mixture, the reports lack a choice, or a mixture has another shape than its choice.
     """
     steps, mixtures = _series(records, "mixture")
     _require(steps, "a mixture")
-    rows = max((len(options) + 1) * len(edges) for options, edges in choices.values())
-    height = max(3.0, 0.7 + 0.17 * rows)
-    figure = new_figure(1 + 6 * len(choices), height)
-    panels = figure.subplots(1, len(choices), squeeze=False)[0]
-    for axes, (name, (options, edges)) in zip(panels, choices.items(), strict=True):
+    found = _reported(choices, mixtures)
+    columns = min(2, len(found))
+    rows = [len(choice.rows) + len(_simplices(choice)) for choice in found.values()]
+    heights = [0.7 + ROW * max(rows[first : first + columns]) for first in range(0, len(rows), columns)]
+    height = max(3.0, sum(heights))
+    figure = new_figure(1 + 6 * columns, height)
+    grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
+    panels = list(grid.flat)[: len(found)]
+    for axes, (name, choice) in zip(panels, found.items(), strict=True):
         weights = np.asarray([mixture[name] for mixture in mixtures], np.float64)
-        if weights.shape[1:] != (len(edges), len(options)):
-            expected, got = f"{len(edges)} edges x {len(options)} options", weights.shape[1:]
-            raise UsageError("choices", f"{name} has {expected}; its mixture in the reports has shape {got}")
-        # An empty row after the options of each edge sets the edges apart.
-        spaced = np.pad(weights, ((0, 0), (0, 0), (0, 1)), constant_values=np.nan)
-        image = spaced.reshape(len(steps), -1).T[:-1]
-        grid = np.arange(len(image) + 1) - 0.5
-        mesh = axes.pcolormesh(_boundaries(steps), grid, image, cmap="viridis", vmin=0, vmax=1)
+        if weights.shape[1:] != choice.shape:
+            got = f"its mixture in the reports has shape {weights.shape[1:]}"
+            raise UsageError("choices", f"{name} wants tables of shape {choice.shape}; {got}")
+        simplices = _simplices(choice)
+        order = np.argsort(simplices, kind="stable")
+        # An empty row after the options of each simplex sets the simplices apart.
+        places = np.arange(len(order)) + simplices[order]
+        image = np.full((places[-1] + 1, len(steps)), np.nan)
+        image[places] = weights.reshape(len(steps), -1).T[order]
+        edges = np.arange(len(image) + 1) - 0.5
+        mesh = axes.pcolormesh(_boundaries(steps), edges, image, cmap="viridis", vmin=0, vmax=1)
         axes.invert_yaxis()
-        first = np.arange(len(edges)) * (len(options) + 1)
-        _edge_ticks(axes, first, options, edges)
+        options = np.asarray(choice.options * len(choice.rows) if choice.segments is None else choice.options)
+        middles = [float(places[simplices[order] == index].mean()) for index in range(len(choice.rows))]
+        _row_ticks(axes, places.tolist(), options[order].tolist(), middles, choice.rows)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.set_xlabel("step")
         axes.set_title(name, fontsize=10)
         axes.spines[:].set_visible(False)
-    figure.colorbar(mesh, ax=list(panels), label="weight", aspect=8 * height, pad=0.02)
+    for axes in list(grid.flat)[len(found) :]:
+        axes.remove()
+    figure.colorbar(mesh, ax=panels, label="weight", aspect=8 * height, pad=0.02)
     return save(figure, path)
 
 
@@ -156,37 +181,42 @@ def truth_curve(records: Records, path: str | os.PathLike[str]) -> Figure:
 
 
 def search_plots(
-    records: Records, choices: Choices, edges: Sequence[Edge], folder: str | os.PathLike[str]
+    records: Records, choices: Mapping[str, Choice], graphs: Mapping[str, Graph], folder: str | os.PathLike[str]
 ) -> list[pathlib.Path]:
-    """Writes every picture of a search: curves, entropy, mixture, derived cell, and truth if known.
+    """Writes every picture of a search: curves, entropy, mixture, derived cells, and truth if known.
 
     Args:
       records: the reports of a search, in order.
-      choices: name of a choice to its options and the labels of its edges.
-      edges: the derived cell as (source, target, operation), from its input, node 0, to its output, the last.
-      folder: gets ``loss_accuracy.png``, ``entropy.png``, ``mixture.png``, ``cell.png`` and ``truth.png``.
+      choices: the choices of the space by name.
+      graphs: the derived cells by name.
+      folder: gets ``loss_accuracy.png``, ``entropy.png``, ``mixture.png`` and ``truth.png``, and for each cell a PNG
+        and a Graphviz file of its name, such as ``normal.png`` and ``normal.dot``.
 
     Returns:
       The files written.
 
     Raises:
-      UsageError: there is no report, or one of the arguments does not fit another.
+      UsageError: there is no report or no cell, or one of the arguments does not fit another.
     """
-    if not edges:
-        raise UsageError("edges", "is empty; a derived cell has at least one edge")
+    if not graphs:
+        raise UsageError("graphs", "is empty; a search derives at least one cell")
     folder = pathlib.Path(folder)
     training_curves(records, folder / "loss_accuracy.png")
     entropy_curve(records, choices, folder / "entropy.png")
     mixture_heatmap(records, choices, folder / "mixture.png")
-    last = max(target for _, target, _ in edges)
-    nodes = ["0\ninput", *map(str, range(1, last)), f"{last}\noutput"]
-    options = list(dict.fromkeys(option for names, _ in choices.values() for option in names))
-    draw_graph(nodes, edges, folder / "cell.png", "derived cell", options)
-    names = ["loss_accuracy", "entropy", "mixture", "cell"]
+    names = ["loss_accuracy.png", "entropy.png", "mixture.png"]
+    options = list(
+        dict.fromkeys(option for choice in choices.values() if choice.kind == "op" for option in choice.options)
+    )
+    for name, graph in graphs.items():
+        title = "derived cell" if len(graphs) == 1 else f"derived cell: {name}"
+        draw_graph(graph.nodes, graph.edges, folder / f"{name}.png", title, options)
+        write_dot(graph.nodes, graph.edges, folder / f"{name}.dot", title)
+        names += [f"{name}.png", f"{name}.dot"]
     if any("table" in record for record in records):
         truth_curve(records, folder / "truth.png")
-        names.append("truth")
-    return [folder / f"{name}.png" for name in names]
+        names.append("truth.png")
+    return [folder / name for name in names]
 
 
 def _require(found: Sequence[Any], what: str) -> None:
@@ -198,6 +228,22 @@ def _series(records: Records, key: str) -> tuple[list[int], list[Any]]:
     """Steps and values of the reports that have `key`."""
     known = [record for record in records if key in record]
     return [record["step"] for record in known], [record[key] for record in known]
+
+
+def _reported(choices: Mapping[str, Choice], tables: Sequence[Mapping[str, Any]]) -> dict[str, Choice]:
+    """The choices that all of the reports tell of; only optional ones may be absent, and then from all."""
+    for name, choice in choices.items():
+        there = sum(name in table for table in tables)
+        if there != len(tables) and (there or not choice.optional):
+            raise UsageError("choices", f"has {name}, which {len(tables) - there} of {len(tables)} reports lack")
+    return {name: choice for name, choice in choices.items() if all(name in table for table in tables)}
+
+
+def _simplices(choice: Choice) -> np.ndarray:
+    """For each entry of a table, row by row, the number of its simplex."""
+    if choice.segments is not None:
+        return np.asarray(choice.segments)
+    return np.repeat(np.arange(len(choice.rows)), len(choice.options))
 
 
 def _panels(records: Records, count: int) -> tuple[Figure, list[Axes]]:
@@ -232,13 +278,14 @@ def _boundaries(steps: Sequence[int]) -> np.ndarray:
     return np.concatenate([[2 * steps[0] - middle[0]], middle, [2 * steps[-1] - middle[-1]]])
 
 
-def _edge_ticks(axes: Axes, first: np.ndarray, options: Sequence[str], edges: Sequence[str]) -> None:
-    """Names each row by its option, and left of the options each group of rows by its edge."""
+def _row_ticks(
+    axes: Axes, places: Sequence[int], options: Sequence[str], middles: Sequence[float], names: Sequence[str]
+) -> None:
+    """Names each row by its option, and left of the options each group of rows by its simplex."""
     size = 7
-    # With an odd number of options the label of an edge stands at the height of one of them.
+    # With an odd number of options the label of a group stands at the height of one of them.
     axes.yaxis.remove_overlapping_locs = False
-    rows = (first[:, None] + np.arange(len(options))).ravel()
-    axes.set_yticks(rows, [*options] * len(edges), fontsize=size, family="monospace")
-    axes.set_yticks(first + (len(options) - 1) / 2, edges, minor=True, fontsize=9, fontweight="bold")
+    axes.set_yticks(places, options, fontsize=size, family="monospace")
+    axes.set_yticks(middles, names, minor=True, fontsize=9, fontweight="bold")
     axes.tick_params(axis="y", which="major", length=0)
     axes.tick_params(axis="y", which="minor", length=0, pad=12 + 0.602 * size * max(map(len, options)))

@@ -36,7 +36,7 @@ def draw_graph(
     meet it. Edges without a label, or labelled ``none``, are faint.
 
     Args:
-      nodes: short names, in topological order; a line break is allowed.
+      nodes: short names, in topological order; a line break is allowed, and ``c_{k-1}`` is set with a subscript.
       edges: (index of the source, index of the target, label), with source < target.
       path: the PNG to write; its folder is made if it is absent.
       title: what is drawn.
@@ -76,7 +76,8 @@ def draw_graph(
             _label(axes, pitch * gap, height, label, colour)
     for index, name in enumerate(nodes):
         axes.add_patch(Circle((pitch * index, 0), RADIUS, facecolor="#F2F2F2", edgecolor="#333333", zorder=3))
-        axes.text(pitch * index, 0, name, ha="center", va="center", fontsize=FONT, zorder=4)
+        written = f"${name}$" if "_{" in name else name
+        axes.text(pitch * index, 0, written, ha="center", va="center", fontsize=FONT, zorder=4)
     axes.text((left + right) / 2, top - 0.25, title, ha="center", va="center", fontsize=11)
     return save(figure, path)
 

@@ -3,19 +3,23 @@
 from typing import Any
 
 from gaea_jax.errors import UsageError
-from gaea_jax.spaces.base import Choice, SearchSpace, derive
+from gaea_jax.spaces.base import Choice, Graph, SearchSpace, derive
+from gaea_jax.spaces.darts import DARTS_NOZERO, DARTS_SPACE
 from gaea_jax.spaces.nas_bench_201 import NAS_BENCH_201, NAS_BENCH_201_NOZERO
 
-__all__ = ["Choice", "SearchSpace", "derive", "get_space"]
+__all__ = ["Choice", "Graph", "SearchSpace", "derive", "get_space"]
 
-_SPACES: dict[str, SearchSpace[Any]] = {space.name: space for space in (NAS_BENCH_201, NAS_BENCH_201_NOZERO)}
+_SPACES: dict[str, SearchSpace[Any]] = {
+    space.name: space for space in (NAS_BENCH_201, NAS_BENCH_201_NOZERO, DARTS_SPACE, DARTS_NOZERO)
+}
 
 
 def get_space(name: str) -> SearchSpace[Any]:
     """The search space of that name.
 
     Args:
-      name: ``"nas_bench_201"`` (five operations) or ``"nas_bench_201_nozero"`` (the four without ``none``).
+      name: ``"nas_bench_201"`` (five operations), ``"nas_bench_201_nozero"`` (the four without ``none``), ``"darts"``
+        (eight operations) or ``"darts_nozero"`` (the seven without ``none``).
 
     Returns:
       The space, a frozen record.

@@ -12,28 +12,49 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gaea_jax import simplex
 from gaea_jax.errors import UsageError
 
 G = TypeVar("G")
 
 
 class Choice(NamedTuple):
-    """One table of categorical choices; each row is a simplex over ``options``.
+    """One table of categorical choices: a simplex a row, or, where they differ in length, a segment of a flat table.
 
     Attributes:
-      options: names of the columns.
-      rows: names of the rows, such as the edge ``1<-0``.
-      kind: what is chosen; ``"op"`` is the operation of an edge.
+      options: names of the columns; of a flat table, of its entries.
+      rows: names of the simplices, such as the edge ``1<-0``.
+      kind: what is chosen; ``"op"`` is the operation of an edge, ``"input"`` the inputs of a node.
+      segments: of a flat table, for each entry the number of its simplex; None where each row is one.
+      optional: whether weights may lack the table; then all its options weigh 1.
     """
 
     options: tuple[str, ...]
     rows: tuple[str, ...]
     kind: str
+    segments: tuple[int, ...] | None = None
+    optional: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the table, (rows, options)."""
-        return len(self.rows), len(self.options)
+        """Shape of the table: (rows, options), or (options,) if it is flat."""
+        return (len(self.rows), len(self.options)) if self.segments is None else (len(self.options),)
+
+    def uniform(self) -> jax.Array:
+        """The table in which all options of a simplex weigh alike, float32 (float64 under x64)."""
+        return simplex.normalise(jnp.ones(self.shape, float), segments=self.segments)
+
+
+class Graph(NamedTuple):
+    """A derived cell, for drawing.
+
+    Attributes:
+      nodes: their names, in topological order.
+      edges: (index of the source, index of the target, operation).
+    """
+
+    nodes: tuple[str, ...]
+    edges: tuple[tuple[int, int, str], ...]
 
 
 class SearchSpace(Protocol[G]):
@@ -68,8 +89,8 @@ class SearchSpace(Protocol[G]):
     def count(self) -> int:
         """Number of genotypes in the space."""
 
-    def graph(self, genotype: G) -> list[tuple[int, int, str]]:
-        """The derived cell as edges (source node, target node, operation), for drawing."""
+    def graphs(self, genotype: G) -> dict[str, Graph]:
+        """The derived cells by name, for drawing."""
 
 
 def derive(space: SearchSpace[G], weights: Mapping[str, jax.typing.ArrayLike]) -> G:
@@ -98,7 +119,7 @@ def derive(space: SearchSpace[G], weights: Mapping[str, jax.typing.ArrayLike]) -
 
 
 def check_tables(choices: Mapping[str, Choice], tables: Mapping[str, Any], argument: str) -> None:
-    """Refuses tables whose names or shapes are not those of the choices.
+    """Refuses tables whose names or shapes are not those of the choices; optional ones may be absent.
 
     Only shapes are read, so it works under jit.
 
@@ -110,7 +131,7 @@ def check_tables(choices: Mapping[str, Choice], tables: Mapping[str, Any], argum
     Raises:
       UsageError: on ``argument``, if a table is missing, unknown or of the wrong shape.
     """
-    expected = {name: choice.shape for name, choice in choices.items()}
+    expected = {name: choice.shape for name, choice in choices.items() if name in tables or not choice.optional}
     shapes = {name: jnp.shape(table) for name, table in tables.items()}
     if shapes != expected:
         raise UsageError(argument, f"wants tables of shapes {expected}, got {shapes}")

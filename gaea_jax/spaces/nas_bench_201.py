@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gaea_jax.errors import UsageError
-from gaea_jax.spaces.base import Choice, check_tables
+from gaea_jax.spaces.base import Choice, Graph, check_tables
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 """The operations, in the order in which the benchmark's tables and base-5 row numbers count them."""
@@ -198,16 +198,17 @@ class NASBench201:
         self.check(genotype)
         return genotype
 
-    def graph(self, genotype: Genotype) -> list[tuple[int, int, str]]:
-        """The six edges of a cell, in the order of `EDGES`.
+    def graphs(self, genotype: Genotype) -> dict[str, Graph]:
+        """The cell, for drawing.
 
         Args:
           genotype: a cell.
 
         Returns:
-          (source node, target node, operation) for each edge, ``none`` included.
+          ``{"cell": graph}`` with the six edges in the order of `EDGES`, ``none`` included.
         """
-        return [(source, node, operation) for (node, source), operation in zip(EDGES, genotype.cell, strict=True)]
+        edges = tuple((source, node, operation) for (node, source), operation in zip(EDGES, genotype.cell, strict=True))
+        return {"cell": Graph(("0\ninput", "1", "2", "3\noutput"), edges)}
 
     def check(self, genotype: Genotype) -> None:
         """Refuses what is not a cell of this space.

@@ -1,6 +1,6 @@
 """What a search reports of itself: mixture, entropy, the cell derived so far, and how good that is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,8 @@ from gaea_jax.nets import Mixture
 from gaea_jax.train.drive import Record
 from gaea_jax.train.state import SearchState
 
+Accuracy = Callable[[SearchState, Mixture], float]
+
 # The stream of random numbers for derivations; those before it are for the data and the steps.
 _DERIVATIONS = 3
 
@@ -25,7 +27,7 @@ def make_report(
     means: Record,
     steps_per_epoch: int,
     table: Table | None,
-    accuracy: Callable[[SearchState, Mixture], float] | None,
+    accuracies: Mapping[str, Accuracy],
 ) -> tuple[Record, str]:
     """Derives a cell and describes the search at a step.
 
@@ -36,13 +38,15 @@ def make_report(
       means: mean metrics since the last report.
       steps_per_epoch: steps in a pass over the training images.
       table: looks up how good the cell truly is; or None.
-      accuracy: ``(state, mixture)`` to the percent of held-out images that the supernet classifies right; or None.
+      accuracies: ``(state, mixture)`` to the percent of held-out images that the supernet classifies right, by what
+        follows ``valid_accuracy`` and ``derived_accuracy`` in the names of the results. That of ``""``, which has to be
+        there, is also what a method derives by. Empty where there are no such images.
 
     Returns:
       The record, see `gaea_jax.search`, and a line that sums it up.
 
     Raises:
-      UsageError: the method cannot derive without ``accuracy``.
+      UsageError: the method cannot derive without ``accuracies``.
     """
     arch = state.params["arch"]
     key = jax.random.fold_in(jax.random.fold_in(state.key, _DERIVATIONS), state.step)
@@ -50,24 +54,30 @@ def make_report(
     def derived(genotype: Any) -> Mixture:
         return Mixture.derived(space.encode(genotype))
 
-    evaluate = (lambda genotype: accuracy(state, derived(genotype))) if accuracy else None
+    evaluate = (lambda genotype: accuracies[""](state, derived(genotype))) if accuracies else None
     genotype = method.derive(space, arch, key, evaluate)
     weights = method.weights(space, arch)
     record = {
         "epoch": int(state.step) / steps_per_epoch,
         **means,
-        "entropy": {name: float(simplex.entropy(table).mean()) for name, table in weights.items()},
+        "entropy": {name: _entropy(space, name, table) for name, table in weights.items()},
         "skip_share": _skip_share(space, genotype),
         "mixture": {name: table.tolist() for name, table in weights.items()},
         "genotype": str(genotype),
     }
-    nats = sum(record["entropy"].values()) / len(record["entropy"])
+    operations = [nats for name, nats in record["entropy"].items() if space.choices[name].kind == "op"]
+    nats = sum(operations) / len(operations)
     text = f"loss {means['loss']:.3f}  acc {means['accuracy']:.1f} %  entropy {nats:.3f} nats"
-    if accuracy:
+    if accuracies:
+        discrete = derived(genotype)
         learns = bool(jax.tree.leaves(arch))
-        mixture = method.mixture(space, arch, key, state.step, "eval") if learns else derived(genotype)
-        record["valid_accuracy"] = accuracy(state, mixture)
-        text += f"  valid {record['valid_accuracy']:.1f} %"
+        mixture = method.mixture(space, arch, key, state.step, "eval") if learns else discrete
+        once = _equal(mixture, discrete)
+        for name, accuracy in accuracies.items():
+            valid = accuracy(state, mixture)
+            record[f"valid_accuracy{name}"] = valid
+            record[f"derived_accuracy{name}"] = valid if once else accuracy(state, discrete)
+        text += f"  valid {record['valid_accuracy']:.1f} %, derived {record['derived_accuracy']:.1f} %"
     if table:
         record["table"] = table.summary(genotype)
         name, found = next(iter(record["table"].items()))
@@ -77,12 +87,27 @@ def make_report(
     return record, text
 
 
+def _entropy(space: Space, name: str, table: jax.Array) -> float:
+    """Mean entropy of the simplices of a table, in nats."""
+    return float(simplex.entropy(table, segments=space.choices[name].segments).mean())
+
+
 def _skip_share(space: Space, genotype: Any) -> float:
     """Share of the operations of a cell that are skip_connect."""
-    selection = space.encode(genotype)
-    skips = [
-        np.asarray(selection[name])[..., choice.options.index("skip_connect")].ravel()
-        for name, choice in space.choices.items()
-        if "skip_connect" in choice.options
-    ]
-    return float(np.concatenate(skips).mean())
+    skips = kept = 0
+    for name, table in space.encode(genotype).items():
+        options = space.choices[name].options
+        if "skip_connect" in options:
+            selected = np.asarray(table)
+            skips += int(selected[:, options.index("skip_connect")].sum())
+            kept += int(selected.sum())
+    return skips / kept
+
+
+def _equal(one: Mixture, other: Mixture) -> bool:
+    """Whether two mixtures are the same network, bit for bit."""
+    # mypy does not know the type of a structure.
+    form: Any = jax.tree.structure(one)
+    if form != jax.tree.structure(other):
+        return False
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))

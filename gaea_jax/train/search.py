@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
+from flax import linen as nn
 
 from gaea_jax.benchmarks import Table, load_table
 from gaea_jax.data import Dataset, TrainValid, first_and_last_half, load_train_valid, search_source
@@ -28,7 +29,7 @@ from gaea_jax.train.config import (
 from gaea_jax.train.drive import Record, drive
 from gaea_jax.train.evaluate import STATISTICS, spread, supernet_accuracy
 from gaea_jax.train.recipe import cosine, linear, sgd
-from gaea_jax.train.report import make_report
+from gaea_jax.train.report import Accuracy, make_report
 from gaea_jax.train.state import SearchState, compiled_once, run_key
 from gaea_jax.train.step import check_objective, make_search_step
 from gaea_jax.versions import versions
@@ -36,10 +37,13 @@ from gaea_jax.versions import versions
 DEFAULT_EPOCHS = 25
 CLAMPS = ("shift-invariant", "release")
 DERIVE_FROM = ("last", "best_valid")
+EVAL_STATISTICS = (*STATISTICS, "both")
 TEMPERATURES = (10.0, 0.1)
 # Flags that are for the method, and what its factory calls them.
 _METHOD_OPTIONS = {
     "arch_learning_rate": "learning_rate",
+    "edge_learning_rate": "edge_learning_rate",
+    "partial": "partial",
     "arch_clip_norm": "clip_norm",
     "entropy_weight": "entropy_weight",
     "clamp": "clamp",
@@ -53,6 +57,8 @@ _POSITIVE = (
     "schedule_epochs",
     "clip_norm",
     "arch_learning_rate",
+    "edge_learning_rate",
+    "partial",
     "arch_clip_norm",
     "temperature",
     "final_temperature",
@@ -79,7 +85,9 @@ class SearchConfig(RunConfig):
       table: file of a tabular benchmark, for the true accuracy of what is derived at every report.
       batch_size: images in a batch.
       channels: width of the first stage.
-      cells: cells in each stage.
+      cells: cells in each stage of NAS-Bench-201; for DARTS the number of layers.
+      stem: what comes before the cells, "cifar" or "imagenet"; the latter divides the side of the image by 8 before the
+        first cell, as in GAEA's search on ImageNet.
       learning_rate: peak of the cosine for the weights.
       final_learning_rate: floor of that cosine.
       schedule_epochs: epochs of that cosine, and of the temperature, if other than those of the run.
@@ -87,6 +95,9 @@ class SearchConfig(RunConfig):
       weight_decay: L2 factor of the weights.
       clip_norm: largest global norm of the weights' gradient.
       arch_learning_rate: step of the architecture; the method's own by default.
+      edge_learning_rate: step of the weights of the edges, for the methods of GAEA that can learn them: "gaea" does so
+        only where this is given, "gaea_pc_darts" has 0.1 by default.
+      partial: K of the methods with partial channels: an operation sees the first of K parts; 4 by default.
       arch_clip_norm: largest global norm of the architecture's gradient; none by default.
       arch_warmup_epochs: epochs (fractions too) in which the architecture does not move.
       entropy_weight: factor of the divergence from the uniform mixture that is added to the loss.
@@ -96,7 +107,8 @@ class SearchConfig(RunConfig):
       derive_from: which genotype is the result: "last", or "best_valid", that of the report with the best accuracy on
         held-out images; both are recorded.
       eval_images: number of held-out images on which a report evaluates the supernet.
-      eval_statistics: BatchNorm's statistics in that evaluation, those of each "batch" or the "running" ones.
+      eval_statistics: BatchNorm's statistics in that evaluation, those of each "batch" or the "running" ones; "both"
+        is "batch", and reports the accuracies under the others besides.
     """
 
     space: str = "nas_bench_201_nozero"
@@ -109,6 +121,7 @@ class SearchConfig(RunConfig):
     batch_size: int = 64
     channels: int = 16
     cells: int = 5
+    stem: str = "cifar"
     learning_rate: float = 0.025
     final_learning_rate: float = 0.001
     schedule_epochs: int | None = None
@@ -116,6 +129,8 @@ class SearchConfig(RunConfig):
     weight_decay: float = 3e-4
     clip_norm: float = 5.0
     arch_learning_rate: float | None = None
+    edge_learning_rate: float | None = None
+    partial: int | None = None
     arch_clip_norm: float | None = None
     arch_warmup_epochs: float = 0.0
     entropy_weight: float = 0.0
@@ -220,10 +235,13 @@ def search(
       config: what, how and where.
       on_report: called with every report, which is also a line of ``metrics.jsonl``: ``step``, ``epoch``, means since
         the last report of ``loss`` (nats), ``accuracy`` (percent) and ``gradient_norm`` (see `make_search_step`),
-        ``entropy`` (mean over the rows of each choice, nats), ``skip_share`` (of the derived operations, 0 to 1),
-        ``mixture`` (weights of each choice), ``genotype``, ``wall_s``; with a bilevel objective ``valid_accuracy``, the
-        percent of `eval_images` held-out images that the supernet classifies right under the method's mixture, or under
-        the genotype if the method learns no mixture; and with a table ``table`` (`Table.summary`).
+        ``entropy`` (mean over the simplices of each choice, nats), ``skip_share`` (of the derived operations, 0 to 1),
+        ``mixture`` (weights of each choice, a flat list where its simplices differ in length), ``genotype``,
+        ``wall_s``; with a bilevel objective ``valid_accuracy``, the percent of `eval_images` held-out images that the
+        supernet classifies right under the method's mixture, or under the genotype if the method learns no mixture, and
+        ``derived_accuracy``, that under the genotype with the weights as they are, so that the difference is what the
+        discretisation costs; with both of BatchNorm's statistics also ``valid_accuracy_running`` and
+        ``derived_accuracy_running``; and with a table ``table`` (`Table.summary`).
       devices: spread each batch over these; all local ones by default.
 
     Returns:
@@ -265,6 +283,8 @@ def search(
         cells=config.cells,
         num_classes=dataset.num_classes,
         dtype=compute_dtype(config),
+        stem=config.stem,
+        **method.net,
     )
     tx = search_optimizer(
         weights=sgd(
@@ -273,7 +293,7 @@ def search(
             weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,
         ),
-        arch=method.optimizer,
+        arch=method.optimizer(space),
     )
     step = make_search_step(
         net,
@@ -291,17 +311,14 @@ def search(
     learns = bool(jax.tree.leaves(blank.params["arch"]))
     if not learns and train_valid is None:
         raise UsageError("objective", f"{config.method} derives by accuracy on held-out images, as bilevel ones have")
-    accuracy = None
-    if train_valid:
-        held_out = spread(train_valid.valid, config.eval_images)
-        accuracy = supernet_accuracy(net, dataset, held_out, config.batch_size, config.eval_statistics)
+    accuracies = _accuracies(config, net, dataset, train_valid)
     folder = open_folder(config)
     finished = drive(
         step,
         create(key),
         source,
         length.until,
-        report=lambda state, means: make_report(space, method, state, means, length.steps_per_epoch, table, accuracy),
+        report=lambda state, means: make_report(space, method, state, means, length.steps_per_epoch, table, accuracies),
         report_every=length.report_every,
         description="search",
         folder=folder,
@@ -312,19 +329,22 @@ def search(
     )
     records = finished.records
     last = Derived.of(records[-1], space)
-    best_valid = Derived.of(max(records, key=lambda record: record["valid_accuracy"]), space) if accuracy else None
+    best_valid = Derived.of(max(records, key=lambda record: record["valid_accuracy"]), space) if accuracies else None
     result = SearchResult(config, length.until, last, best_valid, records, finished.state, finished.wall_s)
     if folder:
         from gaea_jax import plot
 
-        choices = {name: (choice.options, choice.rows) for name, choice in space.choices.items()}
-        plot.search_plots(records, choices, space.graph(result.genotype), folder.path / "plots")
+        plot.search_plots(records, space.choices, space.graphs(result.genotype), folder.path / "plots")
         folder.write_json("result.json", result.to_json())
     return result
 
 
 def _check_choices(config: SearchConfig) -> None:
-    for name, known in (("derive_from", DERIVE_FROM), ("eval_statistics", STATISTICS), ("clamp", (None, *CLAMPS))):
+    for name, known in (
+        ("derive_from", DERIVE_FROM),
+        ("eval_statistics", EVAL_STATISTICS),
+        ("clamp", (None, *CLAMPS)),
+    ):
         if getattr(config, name) not in known:
             accepted = ", ".join(filter(None, known))
             raise UsageError(name, f"{getattr(config, name)!r} is unknown; known are {accepted}")
@@ -340,6 +360,21 @@ def _train_valid(config: SearchConfig, dataset: Dataset) -> TrainValid | None:
         return None
     size = dataset.train.size
     return first_and_last_half(size) if config.split is None else load_train_valid(config.split, size)
+
+
+def _accuracies(
+    config: SearchConfig, net: nn.Module, dataset: Dataset, train_valid: TrainValid | None
+) -> dict[str, Accuracy]:
+    """How a report evaluates the supernet: see `make_report`."""
+    if train_valid is None:
+        return {}
+    held_out = spread(train_valid.valid, config.eval_images)
+    both = {"": "batch", "_running": "running"}
+    names = both if config.eval_statistics == "both" else {"": config.eval_statistics}
+    return {
+        name: supernet_accuracy(net, dataset, held_out, config.batch_size, statistics)
+        for name, statistics in names.items()
+    }
 
 
 def _method(config: SearchConfig) -> Callable[[Length], Method]:

@@ -87,7 +87,7 @@ def make_search_step(
       net: a supernet of the space.
       space: the search space.
       method: relaxation, regulariser and derivation.
-      tx: a `gaea_jax.optim.search_optimizer`, whose ``arch`` is usually ``method.optimizer``.
+      tx: a `gaea_jax.optim.search_optimizer`, whose ``arch`` is usually ``method.optimizer(space)``.
       objective: ``"single-level"``, ``"bilevel"`` or ``"bilevel-unrolled"``.
       order: ``"joint"`` or, for all objectives, ``"alternating"``.
       hypergradient: how ``"bilevel-unrolled"`` takes the derivative through the weights' gradient: ``"exact"`` by

@@ -266,9 +266,9 @@ def test_a_search_prints_its_genotype_and_fills_its_folder(searched):
     assert reports[-1]["genotype"] == result["genotype"]
     assert max(checkpoints(run)) == STEPS
     plots = sorted((run / "plots").iterdir())
-    assert [plot.name for plot in plots] == ["cell.png", "entropy.png", "loss_accuracy.png", "mixture.png"]
+    assert [plot.name for plot in plots] == ["cell.dot", "cell.png", "entropy.png", "loss_accuracy.png", "mixture.png"]
     for plot in plots:
-        assert plot.read_bytes().startswith(b"\x89PNG")
+        assert plot.read_bytes().startswith(b"digraph" if plot.suffix == ".dot" else b"\x89PNG")
 
 
 def test_several_seeds_are_summed_up(searched, script, table_path, tmp_path):

@@ -46,7 +46,7 @@ def test_adam_with_the_decay_in_the_gradient(options: dict, rate: float, decay: 
         second = 0.999 * second + 0.001 * gradient**2
         expected -= rate * (first / (1 - 0.5**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
 
-    optimizer = darts(**options).optimizer
+    optimizer = darts(**options).optimizer(NAS_BENCH_201)
     arch = {"cell": jnp.asarray(start)}
     state = optimizer.init(arch)
     for gradient in gradients:

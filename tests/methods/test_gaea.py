@@ -21,13 +21,14 @@ def rows(*values: float) -> Arch:
 def after(steps: int, method: Method, arch: Arch | None = None) -> Arch:
     """The architecture, uniform at first, after steps along the same gradient."""
     arch = method.init(NAS_BENCH_201_NOZERO, jax.random.key(0)) if arch is None else arch
+    optimizer = method.optimizer(NAS_BENCH_201_NOZERO)
 
     def step(carry: tuple, _: Any) -> tuple[tuple, None]:
         arch, state = carry
-        updates, state = method.optimizer.update(GRADIENT, state, arch)
+        updates, state = optimizer.update(GRADIENT, state, arch)
         return (optax.apply_updates(arch, updates), state), None
 
-    return jax.lax.scan(step, (arch, method.optimizer.init(arch)), length=steps)[0][0]
+    return jax.lax.scan(step, (arch, optimizer.init(arch)), length=steps)[0][0]
 
 
 @pytest.mark.parametrize("space", [NAS_BENCH_201, NAS_BENCH_201_NOZERO])
@@ -75,11 +76,11 @@ def test_the_floor_is_on_by_default_and_lets_weights_return() -> None:
 
 
 def test_a_constant_added_to_a_row_of_the_gradient_changes_nothing() -> None:
-    method, arch = gaea(), rows(0.1, 0.2, 0.3, 0.4)
-    state = method.optimizer.init(arch)
+    optimizer, arch = gaea().optimizer(NAS_BENCH_201_NOZERO), rows(0.1, 0.2, 0.3, 0.4)
+    state = optimizer.init(arch)
     shifted = {"cell": GRADIENT["cell"] + jnp.arange(6.0)[:, None]}
-    one, _ = method.optimizer.update(GRADIENT, state, arch)
-    other, _ = method.optimizer.update(shifted, state, arch)
+    one, _ = optimizer.update(GRADIENT, state, arch)
+    other, _ = optimizer.update(shifted, state, arch)
     chex.assert_trees_all_close(one, other, atol=1e-6)
 
 
@@ -96,11 +97,12 @@ def test_the_entropic_weight_shrinks_log_probabilities() -> None:
     def regularizer(arch: Arch) -> jax.Array:
         return method.regularizer(NAS_BENCH_201_NOZERO, arch)
 
-    updates, _ = method.optimizer.update(jax.grad(regularizer)(arch), method.optimizer.init(arch), arch)
+    optimizer = method.optimizer(NAS_BENCH_201_NOZERO)
+    updates, _ = optimizer.update(jax.grad(regularizer)(arch), optimizer.init(arch), arch)
     expected = simplex.normalise(np.asarray(arch["cell"]) ** (1 - rate * weight))
     chex.assert_trees_all_close(optax.apply_updates(arch, updates), {"cell": expected}, rtol=1e-5)
 
 
 def test_unknown_clamps_are_refused() -> None:
     with pytest.raises(ValueError, match="clamp: need 'shift-invariant' or 'release', got 'none'"):
-        gaea(clamp="none")  # type: ignore[arg-type]
+        gaea(clamp="none").optimizer(NAS_BENCH_201)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import pytest
 
 from gaea_jax.methods import Arch, Method, gaea_gdas, gdas
 from gaea_jax.nets import Mixture
+from gaea_jax.spaces.darts import DARTS_SPACE
 from gaea_jax.spaces.nas_bench_201 import NAS_BENCH_201
 
 WEIGHTS = np.random.default_rng(0).dirichlet(np.ones(5), size=6).astype(np.float32)
@@ -87,3 +88,18 @@ def test_a_point_with_a_zero_is_sampled_without_nan() -> None:
         assert not mixture.active["cell"][:, :2].any()
         gradient = jax.grad(lambda arch: jnp.sum(sample(method, arch, key).weights["cell"] ** 2))(arch)  # noqa: B023
         assert jnp.isfinite(gradient["cell"]).all()
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_both_cells_of_darts_are_sampled_apart_and_evaluated_as_the_derived_network(factory: Any) -> None:
+    method = factory()
+    arch = method.init(DARTS_SPACE, jax.random.key(0))
+    mixture = method.mixture(DARTS_SPACE, arch, jax.random.key(1), 0, "arch")
+    assert list(mixture.weights) == list(mixture.active) == ["normal", "reduce"]
+    for name, table in mixture.weights.items():
+        chex.assert_trees_all_equal(table, mixture.active[name].astype(jnp.float32))
+        assert jnp.array_equal(table.sum(axis=-1), jnp.ones(14))
+    assert not jnp.array_equal(mixture.weights["normal"], mixture.weights["reduce"])
+    genotype = method.derive(DARTS_SPACE, arch, jax.random.key(2), None)
+    evaluated = method.mixture(DARTS_SPACE, arch, jax.random.key(3), 0, "eval")
+    chex.assert_trees_all_equal(evaluated, Mixture.derived(DARTS_SPACE.encode(genotype)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from gaea_jax.nets.lowering import conv_general_dilated
+from gaea_jax.nets.lowering import conv_general_dilated, depthwise, max_pool, pointwise
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -88,3 +88,83 @@ def test_other_layouts_and_groups_are_refused() -> None:
     with pytest.raises(NotImplementedError, match="one group of NHWC"):
         numbers = jax.lax.ConvDimensionNumbers((0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3))
         conv_general_dilated(x, w, (1, 1), ((0, 0), (0, 0)), dimension_numbers=numbers)
+
+
+def each_depthwise(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    """One grouped convolution a member of the stack."""
+    pad = dilation * (kernel.shape[1] // 2)
+    how = ((stride, stride), ((pad, pad), (pad, pad)), (1, 1), (dilation, dilation))
+    stack = jnp.broadcast_to(x, (len(kernel), *x.shape[1:]))
+    return jnp.stack(
+        [
+            jax.lax.conv_general_dilated(
+                one, k[:, :, None], *how, dimension_numbers=LAYOUT, feature_group_count=x.shape[-1]
+            )
+            for one, k in zip(stack, kernel, strict=True)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "shared", "kernel", "stride", "dilation", "side"),
+    [
+        (1, True, 3, 1, 1, 6),
+        (3, True, 5, 1, 1, 8),
+        (3, False, 3, 2, 1, 7),
+        (2, True, 3, 2, 2, 8),
+        (2, False, 5, 1, 2, 6),
+    ],
+)
+def test_depthwise_and_its_gradients_of_both_orders_are_those_of_a_grouped_convolution(
+    members: int, shared: bool, kernel: int, stride: int, dilation: int, side: int
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1 if shared else members, 2, side, side + 1, 3))
+    k = rng.normal(size=(members, kernel, kernel, 3))
+
+    def everything(convolve: Any) -> Any:
+        def first(x: jax.Array, k: jax.Array) -> Any:
+            return jax.grad(lambda x, k: jnp.sum(jnp.sin(convolve(x, k, stride, dilation))), (0, 1))(x, k)
+
+        def run(x: jax.Array, k: jax.Array) -> Any:
+            second = jax.jvp(first, (x, k), (jnp.cos(x), jnp.cos(k)))[1]
+            return convolve(x, k, stride, dilation), first(x, k), second
+
+        return jax.jit(run)(x, k)
+
+    with jax.enable_x64(True):
+        chex.assert_trees_all_close(everything(depthwise), everything(each_depthwise), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("window", "stride", "side"), [(3, 1, 6), (3, 2, 6), (3, 2, 7), (2, 2, 6), (2, 2, 7)])
+def test_max_pool_and_its_gradient_are_those_of_jax_with_ties(window: int, stride: int, side: int) -> None:
+    x = np.random.default_rng(0).integers(-2, 3, (2, side, side + 1, 3)).astype(float)
+    pad = window // 2 if window % 2 else 0
+
+    def usual(x: jax.Array) -> jax.Array:
+        return nn.max_pool(x, (window, window), (stride, stride), ((pad, pad), (pad, pad)))
+
+    def both(pool: Any) -> Any:
+        first = jax.grad(lambda x: jnp.sum(jnp.sin(pool(x) + 0.1) * (jnp.arange(3.0) + 1)))
+        return jax.jit(lambda x: (pool(x), first(x), jax.jvp(first, (x,), (jnp.cos(x),))[1]))(x)
+
+    with jax.enable_x64(True):
+        chex.assert_trees_all_close(both(lambda x: max_pool(x, window, stride)), both(usual), rtol=1e-12)
+
+
+def test_stacks_keep_the_type_and_can_be_mapped() -> None:
+    x, k = jnp.ones((1, 2, 4, 4, 3), jnp.bfloat16), jnp.ones((2, 3, 3, 3), jnp.bfloat16)
+    chex.assert_shape(depthwise(x, k), (2, 2, 4, 4, 3))
+    assert float(depthwise(x, k)[0, 0, 1, 1, 0]) == 9
+    across = pointwise(depthwise(x, k), jnp.ones((2, 3, 5), jnp.bfloat16))
+    chex.assert_shape(across, (2, 2, 4, 4, 5))
+    chex.assert_type([depthwise(x, k), max_pool(x[0], 3, 1), across], jnp.bfloat16)
+    mapped = jax.vmap(lambda x: depthwise(x, k))(jnp.stack([x, 2 * x]))
+    chex.assert_trees_all_equal(mapped, jnp.stack([depthwise(x, k), depthwise(2 * x, k)]))
+
+
+@pytest.mark.parametrize("place", [(0, 0, 0, 0, 0), (0, 1, 2, 2, 1)])
+def test_what_is_not_a_number_stays_so(place: tuple[int, ...]) -> None:
+    x = jnp.zeros((1, 2, 4, 4, 2)).at[place].set(jnp.nan)
+    for out in (depthwise(x, jnp.ones((1, 3, 3, 2))), max_pool(x[0], 3, 1)[None]):
+        assert jnp.isnan(out[place])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaea_jax.errors import UsageError
-from gaea_jax.spaces import derive, get_space
+from gaea_jax.spaces import Graph, derive, get_space
 from gaea_jax.spaces.nas_bench_201 import (
     EDGES,
     NAS_BENCH_201,
@@ -257,6 +257,12 @@ def test_random_and_mutate_stay_inside_and_reach_everything(space: NASBench201) 
         changes.add((changed[0], child.cell[changed[0]]))
     assert len(changes) == 6 * len(space.operations)
     assert space.random(np.random.default_rng(7)) == space.random(np.random.default_rng(7))
+
+
+def test_the_graph_has_the_six_edges() -> None:
+    edges = ((0, 1, C1), (0, 2, NONE), (1, 2, C3), (0, 3, SKIP), (1, 3, POOL), (2, 3, C3))
+    genotype = Genotype((C1, NONE, C3, SKIP, POOL, C3))
+    assert NAS_BENCH_201.graphs(genotype) == {"cell": Graph(("0\ninput", "1", "2", "3\noutput"), edges)}
 
 
 def test_published_numbers_of_classes() -> None:

@@ -70,7 +70,7 @@ class Tiny(NamedTuple):
 
     @property
     def tx(self):
-        return search_optimizer(weights=self.weights, arch=self.method.optimizer)
+        return search_optimizer(weights=self.weights, arch=self.method.optimizer(SPACE))
 
     def step(self, **options):
         return make_search_step(self.net, SPACE, self.method, self.tx, **options)

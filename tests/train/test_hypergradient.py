@@ -37,8 +37,8 @@ class Net(nn.Module):
 NET = Net()
 WEIGHTS = sgd(lambda step: 0.4 / (1 + step), momentum=0.9, weight_decay=0.01, clip_norm=1.0)
 # A unit step against the gradient shows the gradient itself.
-METHOD = gaea()._replace(optimizer=optax.sgd(1.0))
-TX = search_optimizer(weights=WEIGHTS, arch=METHOD.optimizer)
+METHOD = gaea()._replace(optimizer=lambda space: optax.sgd(1.0))
+TX = search_optimizer(weights=WEIGHTS, arch=METHOD.optimizer(SPACE))
 
 
 def batches() -> dict[str, tuple[jax.Array, jax.Array]]:
@@ -130,7 +130,7 @@ def test_the_finite_difference_of_darts_tends_to_it(
 
 def test_without_a_direction_there_is_no_second_order(measured: dict[str, np.ndarray]) -> None:
     with jax.enable_x64(True):
-        still = search_optimizer(weights=optax.set_to_zero(), arch=METHOD.optimizer)
+        still = search_optimizer(weights=optax.set_to_zero(), arch=METHOD.optimizer(SPACE))
         state = start().replace(opt_state=still.init(start().params))
         unmoved = make_search_step(
             NET,

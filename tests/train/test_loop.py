@@ -117,7 +117,9 @@ def test_an_unknown_loop_and_a_run_of_no_step_are_refused(tiny, step, source):
 def test_a_batch_spread_over_eight_devices_gives_the_result_of_one():
     space, method = NASBench201("small", ("skip_connect", "nor_conv_1x1")), gaea()
     net = supernet(space, channels=4, cells=1, num_classes=3)
-    tx = search_optimizer(weights=sgd(0.025, momentum=0.9, weight_decay=3e-4, clip_norm=5.0), arch=method.optimizer)
+    tx = search_optimizer(
+        weights=sgd(0.025, momentum=0.9, weight_decay=3e-4, clip_norm=5.0), arch=method.optimizer(space)
+    )
     create = jax.jit(lambda: SearchState.create(net, space, method, tx, (8, 8, 1), jax.random.key(0)))
     xs = jax.random.normal(jax.random.key(1), (3, 16, 8, 8, 1))
     source = jax.tree_util.Partial(lambda xs, i: {"weights": (xs[i], jnp.arange(16) % 3)}, xs)

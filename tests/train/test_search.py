@@ -14,9 +14,11 @@ import pytest
 from gaea_jax.benchmarks import load_table
 from gaea_jax.checkpoint import CheckpointError
 from gaea_jax.data import first_and_last_half, load_dataset
+from gaea_jax.errors import UsageError
 from gaea_jax.nets import Mixture, supernet
 from gaea_jax.spaces import get_space
 from gaea_jax.train import Interrupted, SearchConfig, search
+from gaea_jax.train.drive import Run
 from gaea_jax.train.evaluate import spread, supernet_accuracy
 
 CONFIG = SearchConfig(steps=6, report_every=2, channels=4, cells=1, batch_size=8, seed=1)
@@ -95,9 +97,9 @@ def test_a_search_with_a_folder_and_a_table(tmp_path, found, table_path):
     assert {path.name for path in out.iterdir()} == {
         *("config.json", "metrics.jsonl", "result.json", "checkpoints", "plots")
     }
-    plots = list((out / "plots").iterdir())
-    assert len(plots) == 5
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots)
+    plots = {path.stem: path.read_bytes() for path in (out / "plots").glob("*.png")}
+    assert set(plots) == {"loss_accuracy", "entropy", "mixture", "cell", "truth"}
+    assert all(picture.startswith(b"\x89PNG") for picture in plots.values())
 
 
 def test_without_a_folder_nothing_is_written_and_the_seed_decides(tmp_path, monkeypatch, found):
@@ -176,10 +178,86 @@ def test_a_bilevel_search_records_the_last_and_the_best_cell(tmp_path):
         "valid_accuracy": max(accuracies),
         "table": None,
     }
+    # The derived cell stands for the architecture of a sampling method, so there is nothing to lose.
+    assert all(record["derived_accuracy"] == record["valid_accuracy"] for record in result.records)
     assert (said["last"]["step"], said["last"]["genotype"]) == (6, result.records[-1]["genotype"])
     assert result.records[0]["epoch"] == 2 / 125
     by_the_last = result._replace(config=dataclasses.replace(config, derive_from="last"))
     assert by_the_last.to_json()["genotype"] == result.records[-1]["genotype"]
+
+
+def test_a_report_can_have_both_statistics_of_the_mixture_and_of_the_derived_cell(monkeypatch):
+    base = {"batch": 20.0, "running": 40.0}
+
+    def supernet_accuracy(net, dataset, indices, batch_size, statistics):
+        assert (len(indices), batch_size) == (64, 8)
+        return lambda state, mixture: base[statistics] + (mixture.active is not None)
+
+    def drive(step, state, source, until, *, report, **options):
+        record, _ = report(state, {"loss": 1.0, "accuracy": 10.0})
+        return Run(state, [{"step": until, **record}], 0.0)
+
+    module = importlib.import_module("gaea_jax.train.search")
+    monkeypatch.setattr(module, "supernet_accuracy", supernet_accuracy)
+    monkeypatch.setattr(module, "drive", drive)
+    config = dataclasses.replace(CONFIG, objective="bilevel", eval_images=64)
+    batch = {"valid_accuracy": 20.0, "derived_accuracy": 21.0}
+    both = {**batch, "valid_accuracy_running": 40.0, "derived_accuracy_running": 41.0}
+    running = {"valid_accuracy": 40.0, "derived_accuracy": 41.0}
+    for statistics, expected in (("batch", batch), ("running", running), ("both", both)):
+        result = searched(dataclasses.replace(config, eval_statistics=statistics))
+        (record,) = result.records
+        assert {name: record[name] for name in record if name.startswith(("valid_", "derived_"))} == expected
+        assert result.best_valid.valid_accuracy == expected["valid_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"stem": "imagenet"}, "stem: must be 'cifar' for nas_bench_201_nozero, not 'imagenet'"),
+        ({"stem": "x", "space": "darts", "cells": 3}, "stem: 'x' is unknown; known are cifar, imagenet"),
+        ({"eval_statistics": "x"}, "eval_statistics: 'x' is unknown; known are batch, running, both"),
+        ({"partial": 0, "method": "pc_darts"}, "partial: must be more than 0, not 0"),
+        (
+            {"partial": 3, "method": "pc_darts", "space": "darts", "cells": 3},
+            "partial: must leave an even part of the 4 channels, so divide 2, not 3",
+        ),
+        (
+            {"method": "gaea_pc_darts"},
+            "method: needs partial channels, which nas_bench_201_nozero has not; the DARTS space has them",
+        ),
+        ({"partial": 4}, "partial: does not apply to the method gaea"),
+        ({"edge_learning_rate": 0.0}, "edge_learning_rate: must be more than 0, not 0.0"),
+        ({"edge_learning_rate": 0.1, "method": "darts"}, "edge_learning_rate: does not apply to the method darts"),
+        ({"edge_learning_rate": 0.1, "method": "gdas"}, "edge_learning_rate: does not apply to the method gdas"),
+        ({"edge_learning_rate": 0.1}, "space: nas_bench_201_nozero has no weights of edges, which the method learns"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_options_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, fields, sentence):
+    with pytest.raises(UsageError) as caught:
+        searched(dataclasses.replace(CONFIG, out=tmp_path / "run", **fields))
+    assert str(caught.value) == sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_options_of_the_method_reach_its_supernet(monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def supernet(space, **options):
+        raise Stop(options)
+
+    monkeypatch.setattr(importlib.import_module("gaea_jax.train.search"), "supernet", supernet)
+    for fields, expected in (
+        ({}, {"stem": "cifar"}),
+        ({"method": "gaea_pc_darts", "stem": "imagenet"}, {"stem": "imagenet", "partial": 4}),
+        ({"method": "pc_darts", "partial": 2}, {"stem": "cifar", "partial": 2}),
+    ):
+        with pytest.raises(Stop) as caught:
+            searched(dataclasses.replace(CONFIG, space="darts", **fields))
+        size = {"channels": 4, "cells": 1, "num_classes": 10, "dtype": jnp.float32}
+        assert caught.value.args == ({**size, **expected},)
 
 
 def test_random_search_derives_by_held_out_accuracy():

@@ -1,0 +1,194 @@
+"""Derived networks of the DARTS space, for CIFAR and ImageNet, and supernet weights for them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.typing import DTypeLike
+
+from gaea_jax.errors import UsageError
+from gaea_jax.nets.darts.operations import Edge, drop_path
+from gaea_jax.nets.darts.skeleton import STEM_MULTIPLIER, Place, Preprocess, check_size, skeleton
+from gaea_jax.nets.network import inherit, network
+from gaea_jax.nets.ops import KERNEL_INIT, BatchNorm, Classifier, conv
+from gaea_jax.spaces.darts import CELLS, DARTS, NODES, Genotype
+
+Cell = tuple[tuple[tuple[str, int], ...], ...]
+
+
+class DerivedCell(nn.Module):
+    """A cell of a genotype: each node is the sum of its operations, BatchNorm affine.
+
+    Attributes:
+      cell: for each intermediate node its (operation, input) pairs.
+      place: where the cell stands.
+      dtype: compute type.
+    """
+
+    cell: Cell
+    place: Place
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, before: jax.Array, last: jax.Array, train: bool, rate: jax.Array | float | None = None
+    ) -> jax.Array:
+        """The outputs of the last two cells to [B, H, W, 4 features], H and W halved in a reduction cell.
+
+        Every branch but an identity is dropped for an image with probability `rate`; None drops nothing.
+        """
+        states = list(Preprocess(self.place, True, self.dtype, name="inputs")(before, last, train))
+        step = 2 if self.place.reduction else 1
+        for node, pairs in zip(NODES, self.cell, strict=True):
+            total = jnp.zeros_like(states[0][:, ::step, ::step])
+            for source in sorted({source for _, source in pairs}):
+                operations = tuple(operation for operation, start in pairs if start == source)
+                stride = 1 if source in NODES else step
+                edge = Edge(
+                    operations,
+                    self.place.features,
+                    stride,
+                    affine=True,
+                    norm_pools=False,
+                    dtype=self.dtype,
+                    name=f"edge_{node}_{source}",
+                )
+                for operation in operations:
+                    result = edge(operation, states[source], train)
+                    if rate is not None and not (operation == "skip_connect" and stride == 1):
+                        result = drop_path(result, rate, self.make_rng("drop_path"))
+                    total += result
+            states.append(total)
+        return jnp.concatenate([states[node] for node in NODES], axis=-1)
+
+
+class AuxiliaryHead(nn.Module):
+    """A second classifier on features in the middle of the network, which only training uses.
+
+    The PC-DARTS code has no BatchNorm after the second convolution of ImageNet's head; CIFAR's has one.
+
+    Attributes:
+      num_classes: number of logits.
+      stem: ``"cifar"`` or ``"imagenet"``.
+      dtype: compute type.
+    """
+
+    num_classes: int
+    stem: str
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """[B, H, W, C] to logits [B, num_classes]."""
+        stride = 3 if self.stem == "cifar" else 2
+        least = 5 + stride
+        if min(x.shape[1:3]) < least:
+            sentence = f"must be 0 here: the auxiliary head needs features of {least}x{least}, and gets {x.shape[1:3]}"
+            raise UsageError("auxiliary_weight", sentence)
+        x = nn.avg_pool(nn.relu(x), (5, 5), (stride, stride))
+        x = conv(128, 1, dtype=self.dtype, name="conv_0")(x)
+        x = nn.relu(BatchNorm(128, True, self.dtype, name="norm_0")(x, train))
+        x = nn.Conv(
+            768, (2, 2), padding="VALID", use_bias=False, dtype=self.dtype, kernel_init=KERNEL_INIT, name="conv_1"
+        )(x)
+        if self.stem == "cifar":
+            x = BatchNorm(768, True, self.dtype, name="norm_1")(x, train)
+        return Classifier(self.num_classes, name="classifier")(nn.relu(x))
+
+
+class DARTSNetwork(nn.Module):
+    """The stand-alone network of a DARTS genotype; see `network`.
+
+    Attributes:
+      genotype: both cells.
+      channels: C.
+      cells: L.
+      num_classes: number of logits.
+      dtype: compute type.
+      auxiliary: whether there is an auxiliary head.
+      stem: ``"cifar"`` or ``"imagenet"``.
+      remat: whether the backward pass computes the inside of each cell again instead of keeping it.
+    """
+
+    genotype: Genotype
+    channels: int
+    cells: int
+    num_classes: int
+    dtype: DTypeLike = jnp.float32
+    auxiliary: bool = False
+    stem: str = "cifar"
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, train: bool, drop_path: jax.Array | float = 0.0
+    ) -> jax.Array | tuple[jax.Array, jax.Array]:
+        """Images [B, H, W, channels of the image] to logits [B, num_classes], in training with the auxiliary ones."""
+        rate = None if not train or (isinstance(drop_path, float) and drop_path == 0) else drop_path
+        derived_cell = nn.remat(DerivedCell, static_argnums=(3,)) if self.remat else DerivedCell
+        seen: list[jax.Array] = []
+
+        def cell(before: jax.Array, last: jax.Array, place: Place) -> jax.Array:
+            pairs = getattr(self.genotype, CELLS[place.reduction])
+            return derived_cell(pairs, place, self.dtype, name=f"cell_{place.number}")(before, last, train, rate)
+
+        logits = skeleton(
+            x,
+            cell,
+            stem=self.stem,
+            stem_features=STEM_MULTIPLIER * self.channels if self.stem == "cifar" else self.channels,
+            channels=self.channels,
+            cells=self.cells,
+            num_classes=self.num_classes,
+            dtype=self.dtype,
+            train=train,
+            look=seen.append,
+        )
+        if not self.auxiliary or not (train or self.is_initializing()):
+            return logits
+        auxiliary = AuxiliaryHead(self.num_classes, self.stem, self.dtype, name="auxiliary")(seen[0], train)
+        return (logits, auxiliary) if train else logits
+
+
+@network.register
+def _network_darts(
+    space: DARTS, genotype: Genotype, *, channels: int, cells: int, num_classes: int, **rest: Any
+) -> DARTSNetwork:
+    space.check(genotype)
+    check_size(channels, cells)
+    return DARTSNetwork(genotype, channels, cells, num_classes, **rest)
+
+
+@inherit.register
+def _inherit_darts(space: DARTS, variables: Mapping[str, Any], genotype: Genotype) -> dict[str, Any]:
+    space.check(genotype)
+    params, statistics = (flatten_dict(variables[name]) for name in ("params", "batch_stats"))
+    cells = {path[0] for path in params if path[0].startswith("cell_")}
+    reductions = {len(cells) // 3, 2 * len(cells) // 3}
+    chosen = {
+        (f"cell_{index}", f"edge_{node}_{source}", operation)
+        for index in range(len(cells))
+        for node, pairs in zip(NODES, getattr(genotype, CELLS[index in reductions]), strict=True)
+        for operation, source in pairs
+    }
+
+    def operation_of(part: str) -> str:
+        """The operation that a part ``parts_<operation>_<number>`` of an edge belongs to."""
+        return part.removeprefix("parts_").rpartition("_")[0]
+
+    def kept(path: tuple[str, ...]) -> bool:
+        if not path[0].startswith("cell_") or path[1] == "inputs":
+            return True
+        operation = operation_of(path[2])
+        return "pool" not in operation and (*path[:2], operation) in chosen
+
+    params = {path: leaf for path, leaf in params.items() if kept(path)}
+    statistics = {path: leaf for path, leaf in statistics.items() if kept(path)}
+    for *path, name in list(statistics):
+        if name == "mean" and path[0].startswith("cell_"):
+            params[*path, "scale"] = jnp.ones_like(statistics[*path, name])
+            params[*path, "bias"] = jnp.zeros_like(statistics[*path, name])
+    return {"params": unflatten_dict(params), "batch_stats": unflatten_dict(statistics)}

@@ -1,0 +1,172 @@
+import functools
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gaea_jax.errors import UsageError
+from gaea_jax.nets import Mixture, count, supernet
+from gaea_jax.nets.darts.skeleton import Place
+from gaea_jax.nets.darts.supernet import MixedCell
+from gaea_jax.spaces import get_space
+from gaea_jax.spaces.darts import EDGES, NODES
+
+RNG = np.random.default_rng(0)
+OPERATIONS = ("none", "max_pool_3x3", "skip_connect", "dil_conv_3x3")
+BEFORE, LAST = RNG.normal(size=(2, 3, 8, 8, 4)).astype(np.float32)
+WEIGHTS = RNG.dirichlet(np.ones(len(OPERATIONS)), len(EDGES)).astype(np.float32)
+EDGE_WEIGHTS = RNG.uniform(0.2, 1, len(EDGES)).astype(np.float32)
+
+
+def cell(reduction: bool, partial: int = 1) -> MixedCell:
+    return MixedCell(OPERATIONS, Place(0, 8, reduction, False), partial, jnp.float32)
+
+
+def mixture(weights: Any, edges: Any = None, active: Any = None, inactive: str = "skip") -> Mixture:
+    tables = {name: jnp.asarray(weights) for name in ("normal", "reduce")}
+    if edges is not None:
+        tables |= {f"{name}_edges": jnp.asarray(edges) for name in ("normal", "reduce")}
+    chosen = None if active is None else {name: jnp.asarray(active) for name in ("normal", "reduce")}
+    return Mixture(tables, chosen, inactive)
+
+
+def run(module: MixedCell, variables: Any, mixed: Mixture) -> jax.Array:
+    return jax.jit(lambda v, m: module.apply(v, BEFORE, LAST, m, train=True, mutable=["batch_stats"])[0])(
+        variables, mixed
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "partial", "stem", "classes", "side", "parameters", "multiply_adds"),
+    [
+        ("darts", 1, "cifar", 10, 32, 1_930_618, 300_255_744),
+        ("darts", 4, "cifar", 10, 32, 299_578, 56_596_992),
+        ("darts_nozero", 4, "cifar", 10, 32, 299_578, 56_596_992),
+        ("darts", 2, "imagenet", 1000, 224, 956_512, None),
+    ],
+)
+def test_sizes_of_the_published_supernets(
+    name: str, partial: int, stem: str, classes: int, side: int, parameters: int, multiply_adds: int | None
+) -> None:
+    space = get_space(name)
+    uniform = Mixture({table: choice.uniform() for table, choice in space.choices.items()})
+    net = supernet(space, channels=16, cells=8, num_classes=classes, partial=partial, stem=stem)
+    size = count(net, (side, side, 3), uniform)
+    assert size.parameters == parameters
+    assert multiply_adds in (None, size.multiply_adds)
+
+
+@pytest.mark.parametrize(("reduction", "partial"), [(False, 1), (True, 1), (False, 4), (True, 4)])
+def test_a_cell_is_the_sum_of_its_edges(draw: Any, reduction: bool, partial: int) -> None:
+    """Each edge by itself, all others without weight, against all of them: a node is linear in its incoming edges."""
+    module = cell(reduction, partial)
+    variables = draw(module, BEFORE, LAST, mixture(WEIGHTS))
+    evaluate = jax.jit(lambda m: module.apply(variables, BEFORE, LAST, m, train=False))
+    first_node = [edge for edge, (node, _) in enumerate(EDGES) if node == NODES[0]]
+    parts = []
+    for edge in first_node:
+        alone = np.where(np.arange(len(EDGES)) == edge, EDGE_WEIGHTS, 0)
+        parts.append(evaluate(mixture(WEIGHTS, alone))[..., :8])
+    chex.assert_trees_all_close(evaluate(mixture(WEIGHTS, EDGE_WEIGHTS))[..., :8], sum(parts), atol=1e-5)
+    # Weights of edges multiply those of their operations, where nothing passes by.
+    if partial == 1:
+        product = evaluate(mixture(WEIGHTS * EDGE_WEIGHTS[:, None]))
+        chex.assert_trees_all_close(evaluate(mixture(WEIGHTS, EDGE_WEIGHTS)), product, atol=1e-5)
+    side = 4 if reduction else 8
+    chex.assert_shape(evaluate(mixture(WEIGHTS)), (3, side, side, 32))
+
+
+def test_other_channels_pass_by_unchanged(draw: Any) -> None:
+    module = cell(False, 4)
+    nothing = np.zeros_like(WEIGHTS)
+    variables = draw(module, BEFORE, LAST, mixture(WEIGHTS))
+    edges = np.zeros(len(EDGES), np.float32)
+    edges[0] = 1
+    node = run(module, variables, mixture(nothing, edges))[..., :8]
+    groups = np.asarray(node).reshape(3, 8, 8, 2, 4)  # channel c of group k is at 4 c + k
+    assert np.all(groups[..., 0] == 0)
+    inputs = module.apply(
+        variables, BEFORE, LAST, mixture(nothing), train=True, mutable=True, capture_intermediates=True
+    )
+    (first, _), *_ = inputs[1]["intermediates"]["inputs"]["__call__"]
+    chex.assert_trees_all_close(
+        np.moveaxis(groups[..., 1:], -1, -2).reshape(3, 8, 8, 6), np.asarray(first)[..., 2:], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("reduction", [False, True])
+def test_what_is_active_is_computed_alone_and_alike(draw: Any, reduction: bool) -> None:
+    module = cell(reduction)
+    variables = draw(module, BEFORE, LAST, mixture(WEIGHTS))
+    chosen = RNG.integers(0, len(OPERATIONS), len(EDGES))
+    active = np.eye(len(OPERATIONS), dtype=bool)[chosen]
+    active[[0, 5]] = False
+    one_hot = np.where(active, WEIGHTS, 0)
+    expected = run(module, variables, mixture(one_hot))
+    chex.assert_trees_all_close(run(module, variables, mixture(WEIGHTS, active=active)), expected, atol=1e-5)
+
+    def broken(path: Any, leaf: jax.Array) -> jax.Array:
+        keys = [key.key for key in path]
+        if not keys[1].startswith("edge_"):
+            return leaf
+        edge = EDGES.index(tuple(map(int, keys[1].split("_")[1:])))
+        used = active[edge].any() and OPERATIONS[chosen[edge]] in keys[2]
+        return leaf if used else jnp.full_like(leaf, jnp.nan)
+
+    damaged = jax.tree_util.tree_map_with_path(broken, variables)
+    chex.assert_trees_all_close(run(module, damaged, mixture(WEIGHTS, active=active)), expected, atol=1e-5)
+
+
+def test_the_weight_of_an_idle_operation_is_a_number_that_is_added(draw: Any) -> None:
+    module = cell(False)
+    variables = draw(module, BEFORE, LAST, mixture(WEIGHTS))
+    active = np.eye(len(OPERATIONS), dtype=bool)[np.full(len(EDGES), 2)]
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def total(weights: jax.Array) -> Any:
+        out = module.apply(
+            variables,
+            BEFORE,
+            LAST,
+            mixture(weights, active=active, inactive="scalar"),
+            train=True,
+            mutable=["batch_stats"],
+        )[0]
+        return jnp.sum(jnp.sin(out)), out
+
+    hard = active.astype(np.float32)
+    (_, out), gradient = total(hard)
+    chex.assert_trees_all_close(out, run(module, variables, mixture(hard, active=active)), atol=1e-5)
+    assert np.all(np.asarray(gradient) != 0)
+
+
+@pytest.mark.parametrize(
+    ("size", "image", "argument", "sentence"),
+    [
+        ({"channels": 5}, 8, "channels", "must be even"),
+        ({"cells": 0}, 8, "cells", "1 or more"),
+        ({"partial": 3}, 8, "partial", "must leave an even part of the 4 channels"),
+        ({"partial": 4}, 8, "partial", "must leave an even part"),
+        ({"stem": "vit"}, 8, "stem", "known are cifar, imagenet"),
+        ({}, 6, "dataset", "divisible by 4"),
+        ({"stem": "imagenet"}, 48, "dataset", "divisible by 32"),
+    ],
+)
+def test_what_does_not_fit_is_refused(size: dict[str, Any], image: int, argument: str, sentence: str) -> None:
+    space = get_space("darts")
+    uniform = Mixture({name: choice.uniform() for name, choice in space.choices.items()})
+    with pytest.raises(UsageError, match=sentence) as caught:
+        net = supernet(space, **{"channels": 4, "cells": 1, "num_classes": 2, **size})
+        jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, image, image, 3)), uniform, train=False))
+    assert caught.value.argument == argument
+
+
+def test_tables_of_another_space_are_refused() -> None:
+    net = supernet(get_space("darts"), channels=4, cells=1, num_classes=2)
+    wrong = Mixture({"normal": jnp.ones((14, 7)), "reduce": jnp.ones((14, 7))})
+    with pytest.raises(UsageError, match="wants tables of shapes"):
+        jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), wrong, train=False))

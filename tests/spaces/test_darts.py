@@ -1,0 +1,547 @@
+import collections
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gaea_jax.errors import UsageError
+from gaea_jax.spaces import Graph, derive, get_space
+from gaea_jax.spaces.darts import DARTS, DARTS_NOZERO, DARTS_SPACE, EDGES, NODES, OPERATIONS, Genotype
+from gaea_jax.spaces.published import DARTS_V2, GAEA_PC_DARTS_CIFAR10, PUBLISHED
+
+SPACES = [DARTS_SPACE, DARTS_NOZERO]
+NONE, MAX, AVG, SKIP, SEP3, SEP5, DIL3, DIL5 = OPERATIONS
+CELLS = ("normal", "reduce")
+CELL = (((MAX, 0), (MAX, 1)),) * 4
+EMPTY = ((),) * 4
+
+Pairs = tuple[tuple[str, int], ...]
+
+
+def genotypes(several: bool, least: int = 0, most: int | None = None) -> st.SearchStrategy[Genotype]:
+    """Cells of nodes with so many pairs, with several operations on an edge or not."""
+
+    def node(number: int) -> st.SearchStrategy[Pairs]:
+        pair = st.tuples(st.sampled_from(OPERATIONS[1:]), st.integers(0, number - 1))
+        differ = None if several else (lambda pair: pair[1])
+        return st.lists(pair, min_size=least, max_size=most, unique=several, unique_by=differ).map(tuple)
+
+    cell = st.tuples(*map(node, NODES))
+    return st.builds(Genotype, cell, cell)
+
+
+def entries(genotype: Genotype) -> Iterator[tuple[str, int, tuple[str, int]]]:
+    for cell in CELLS:
+        for node, pairs in zip(NODES, getattr(genotype, cell), strict=True):
+            yield from ((cell, node, pair) for pair in pairs)
+
+
+def derived(table: np.ndarray, edges: np.ndarray | None = None) -> tuple[Pairs, ...]:
+    """The rule of the space, one node after the other, in Python."""
+    rows = [dict(zip(OPERATIONS[-table.shape[1] :], row, strict=True)) for row in table.tolist()]
+    first, cell = 0, []
+    for node in NODES:
+        found = []
+        for source in range(node):
+            weights = {name: weight for name, weight in rows[first + source].items() if name != NONE}
+            best = max(weights, key=weights.__getitem__)  # the first of equal ones
+            factor = 1.0 if edges is None else float(edges[first + source])
+            found.append((-weights[best] * factor, source, best))
+        cell.append(tuple((operation, source) for _, source, operation in sorted(found)[:2]))
+        first += node
+    return tuple(cell)
+
+
+def test_get_space() -> None:
+    assert get_space("darts") is DARTS_SPACE and get_space("darts_nozero") is DARTS_NOZERO
+    assert len({DARTS_SPACE, DARTS_NOZERO, DARTS("darts", OPERATIONS)}) == 2
+    with pytest.raises(
+        UsageError, match=r"^space: 'DARTS' is unknown; known are nas_bench_201, .*, darts, darts_nozero"
+    ):
+        get_space("DARTS")
+
+
+@pytest.mark.parametrize(("space", "entries"), [(DARTS_SPACE, 2 * 14 * 8), (DARTS_NOZERO, 2 * 14 * 7)])
+def test_the_choices_are_operations_of_edges_and_optional_inputs_of_nodes(space: DARTS, entries: int) -> None:
+    choices = space.choices
+    assert list(choices) == ["normal", "reduce", "normal_edges", "reduce_edges"]
+    operations = [choice for choice in choices.values() if choice.kind == "op"]
+    inputs = [choice for choice in choices.values() if choice.kind == "input"]
+    assert [choice.optional for choice in choices.values()] == [False, False, True, True]
+    assert sum(math.prod(choice.shape) for choice in operations) == entries
+    assert [choice.shape for choice in inputs] == [(14,)] * 2
+    for choice in operations:
+        assert choice.options == space.operations and choice.segments is None
+        assert choice.rows[:4] == ("2<-0", "2<-1", "3<-0", "3<-1") and choice.rows[-1] == "5<-4"
+    for choice in inputs:
+        assert choice.options == operations[0].rows and choice.rows == ("2", "3", "4", "5")
+        assert choice.segments == (0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3)
+        chex.assert_trees_all_close(choice.uniform(), np.repeat([1 / 2, 1 / 3, 1 / 4, 1 / 5], [2, 3, 4, 5]))
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_count_is_that_of_the_spec(space: DARTS) -> None:
+    assert space.count() == 1_037_664_180**2
+
+
+def test_the_count_is_that_of_all_cells_of_a_small_space() -> None:
+    space = DARTS("mine", (NONE, SKIP, SEP3))
+    found = [
+        len(list(itertools.product(itertools.combinations(range(node), 2), itertools.product((SKIP, SEP3), repeat=2))))
+        for node in NODES
+    ]
+    assert space.count() == math.prod(found) ** 2
+
+
+@pytest.mark.parametrize("operations", [(SEP3,), (NONE, SEP3), (SEP3, SKIP), (SKIP, SEP3, NONE), (SKIP, "conv"), ()])
+def test_a_space_of_wrong_operations_is_refused(operations: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match=r"^operations: wants two or more of max_pool_3x3, "):
+        DARTS("mine", operations)
+
+
+def test_the_order_of_pairs_means_nothing() -> None:
+    node, turned = ((SEP3, 1), (MAX, 0), (DIL3, 1), (SKIP, 1)), ((SKIP, 1), (DIL3, 1), (SEP3, 1), (MAX, 0))
+    one, other = (Genotype((pairs, (), (), ()), CELL) for pairs in (node, turned))
+    assert one == other and hash(one) == hash(other) and str(one) == str(other)
+    assert one.normal[0] == ((MAX, 0), (SKIP, 1), (SEP3, 1), (DIL3, 1))
+    assert Genotype(CELL, EMPTY) != Genotype(EMPTY, CELL)
+
+
+@pytest.mark.parametrize(
+    ("cell", "sentence"),
+    [
+        (None, "normal wants 4 nodes in a tuple (a list in JSON), got None"),
+        (CELL[:3], "normal wants 4 nodes in a tuple"),
+        ([*CELL], "normal wants 4 nodes in a tuple"),
+        (
+            (*CELL[:3], [(MAX, 0), (MAX, 1)]),
+            "normal, node 5 wants (operation, input) pairs in a tuple (a list in JSON)",
+        ),
+        ((*CELL[:3], MAX), "normal, node 5 wants (operation, input) pairs"),
+        ((((MAX, 0, 1),), *CELL[1:]), "normal, node 2: ('max_pool_3x3', 0, 1) is not a pair (operation, input)"),
+        (((MAX,), *CELL[1:]), "normal, node 2: 'max_pool_3x3' is not a pair"),
+        ((((0, MAX),), *CELL[1:]), "normal, node 2: (0, 'max_pool_3x3') is not a pair"),
+        ((((MAX, True),), *CELL[1:]), "normal, node 2: ('max_pool_3x3', True) is not a pair"),
+        ((((MAX, 0.0),), *CELL[1:]), "normal, node 2: ('max_pool_3x3', 0.0) is not a pair"),
+        ((((NONE, 0),), *CELL[1:]), "normal, node 2: operation 'none' is not one of max_pool_3x3, avg_pool_3x3"),
+        ((CELL[0], (("sep_conv_7x7", 0),), *CELL[2:]), "normal, node 3: operation 'sep_conv_7x7' is not one of max"),
+        ((((MAX, 2),), *CELL[1:]), "normal, node 2: input 2 is not one of 0 to 1"),
+        ((*CELL[:3], ((MAX, -1),)), "normal, node 5: input -1 is not one of 0 to 4"),
+        ((*CELL[:2], ((MAX, 1), (SKIP, 0), (MAX, 1)), CELL[3]), "normal, node 4 has ('max_pool_3x3', 1) twice"),
+    ],
+)
+def test_what_is_no_cell_is_refused(cell: object, sentence: str) -> None:
+    for arguments in ((cell, CELL), (CELL, cell)):
+        with pytest.raises(UsageError) as caught:
+            Genotype(*arguments)  # type: ignore[arg-type]
+        assert caught.value.argument == "genotype"
+        expected = sentence if arguments[0] is cell else sentence.replace("normal", "reduce", 1)
+        assert expected in caught.value.sentence
+
+
+@settings(deadline=None, max_examples=60)
+@given(genotypes(several=True), genotypes(several=True, least=2, most=2))
+def test_a_text_is_read_back(any_number: Genotype, two: Genotype) -> None:
+    for space in SPACES:
+        assert space.parse(f" {any_number}\n") == any_number
+        assert space.parse(str(two)) == two
+        for genotype in (any_number, two):
+            text = json.dumps({"space": space.name, "normal": genotype.normal, "reduce": genotype.reduce})
+            assert space.parse(text) == genotype
+    assert str(two).startswith("Genotype(normal=[(")
+    has_two = all(len(pairs) == 2 for cell in CELLS for pairs in getattr(any_number, cell))
+    assert str(any_number).startswith("Genotype(" if has_two else '{"space": "darts", ')
+
+
+def test_a_text_is_the_published_one() -> None:
+    assert str(DARTS_V2) == (
+        "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), "
+        "('skip_connect', 0), ('sep_conv_3x3', 1), ('skip_connect', 0), ('dil_conv_3x3', 2)], "
+        "normal_concat=range(2, 6), reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('max_pool_3x3', 1), "
+        "('skip_connect', 2), ('max_pool_3x3', 0), ('skip_connect', 2), ('max_pool_3x3', 1), ('skip_connect', 2)], "
+        "reduce_concat=range(2, 6))"
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(genotypes(several=False), genotypes(several=False, least=2, most=2))
+def test_selections_are_read_back(any_number: Genotype, two: Genotype) -> None:
+    for space in SPACES:
+        for genotype in (any_number, two):
+            selection = space.encode(genotype)
+            assert list(selection) == ["normal", "reduce"]
+            for table in selection.values():
+                chex.assert_shape(table, (14, len(space.operations)))
+                chex.assert_type(table, bool)
+            assert space.decode(selection) == genotype
+            assert sum(int(table.sum()) for table in selection.values()) == len(list(entries(genotype)))
+        chex.assert_trees_all_equal(space.select(space.encode(two)), space.encode(two))
+
+
+def test_the_rows_of_a_selection_are_edges_and_its_columns_operations() -> None:
+    genotype = Genotype((((SEP3, 1),), (), (), ((DIL5, 4), (MAX, 0))), EMPTY)
+    selection = DARTS_SPACE.encode(genotype)
+    assert np.argwhere(selection["normal"]).tolist() == [[1, 4], [9, 1], [13, 7]]
+    assert not selection["reduce"].any()
+    assert np.argwhere(DARTS_NOZERO.encode(genotype)["normal"]).tolist() == [[1, 3], [9, 0], [13, 6]]
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_several_operations_on_an_edge_have_no_selection(space: DARTS) -> None:
+    genotype = Genotype(CELL, (*CELL[:2], ((MAX, 3), (DIL5, 3)), CELL[3]))
+    assert space.parse(str(genotype)) == genotype
+    with pytest.raises(UsageError, match=r"^genotype: reduce, node 4, input 3 has several operations; wants at most"):
+        space.encode(genotype)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    genotypes(several=True, most=3),
+    st.integers(0, 700),
+    st.integers(0, 3),
+    st.text(alphabet="()[]{}'\",=*:-\\\0 01.e+jnxéℕ\n", max_size=4),
+)
+def test_a_damaged_text_is_a_genotype_or_refused(genotype: Genotype, at: int, drop: int, put: str) -> None:
+    whole = str(genotype)
+    at %= len(whole)
+    try:
+        found = DARTS_SPACE.parse(whole[:at] + put + whole[at + drop :])
+    except UsageError as error:
+        assert error.argument == "genotype"
+        assert error.sentence and "\n" not in error.sentence
+    else:
+        assert DARTS_SPACE.parse(str(found)) == found
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.one_of(st.text(max_size=40), st.text(alphabet="Genotyp(normal=[])rduc{}':,_01 ", max_size=60)))
+def test_any_other_text_is_refused(junk: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        DARTS_SPACE.parse(junk)
+    assert caught.value.argument == "genotype"
+
+
+def text(normal: str = "", reduce: str = "", concat: str = "range(2, 6)", name: str = "Genotype") -> str:
+    """A published text with a part replaced."""
+    good = "[" + ", ".join(f"('{MAX}', {source})" for _ in NODES for source in (0, 1)) + "]"
+    cells = f"normal={normal or good}, normal_concat={concat}, reduce={reduce or good}, reduce_concat={concat}"
+    return f"{name}({cells})"
+
+
+def with_pair(pair: str, index: int) -> str:
+    pairs = [f"('{MAX}', {source})" for _ in NODES for source in (0, 1)]
+    return "[" + ", ".join([*pairs[:index], pair, *pairs[index + 1 :]]) + "]"
+
+
+def as_json(normal: object, reduce: object = CELL, space: object = "darts") -> str:
+    return json.dumps({"space": space, "normal": normal, "reduce": reduce})
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        text(),
+        text(concat="[2, 3, 4, 5]"),
+        text(concat="(2, 3, 4, 5)"),
+        text(normal=with_pair(f'["{MAX}", 0]', 0)),
+        text(normal="(" + with_pair(f"('{MAX}', 0)", 0)[1:-1] + ")").replace(", ", ",\n  "),
+        "Genotype(reduce={0}, reduce_concat=range(2, 6), normal_concat=[2, 3, 4, 5], normal={0})".format(
+            with_pair(f"('{MAX}', 0)", 0)
+        ),
+        as_json(CELL),
+        as_json(CELL, space="darts_nozero"),
+    ],
+)
+def test_other_spellings_of_a_text(spelled: str) -> None:
+    for space in SPACES:
+        assert space.parse(spelled) == Genotype(CELL, CELL)
+
+
+NOT_A_PAIR = " is not a pair"
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        (" \n", "is empty; wants Genotype(normal=[('op', input), "),
+        ("darts_v3", "'darts_v3' is no published genotype; known are DARTS_V1, DARTS_V2, "),
+        ("Genotype", "'Genotype' is no published genotype; known are "),
+        ("|none~0|", "'|none~0|' cannot be read (invalid syntax); wants Genotype(normal="),
+        (text()[:-1], " cannot be read ('(' was never closed); wants Genotype(normal="),
+        (text() + "\0", " cannot be read ("),
+        (text().replace("0", "9" * 5000, 1), " cannot be read (Exceeds the limit"),
+        pytest.param("(" * 5000, " cannot be read (", id="nested too deep"),
+        pytest.param("-" * 9999 + "1", " cannot be read (", id="recursion"),
+        pytest.param("x" + ".a" * 4999, "Genotype(normal=", id="deep tree"),
+        pytest.param(text() + " " * 20_000 + "#", " characters, more than 10,000; wants Genotype(", id="too long"),
+        ("1 + 1", "'1 + 1' is not of the form Genotype(normal="),
+        (text(name="Geno"), " is not of the form Genotype(normal="),
+        (text(name="genotypes.Genotype"), " is not of the form Genotype(normal="),
+        (text(name="Genotype(1)"), " is not of the form Genotype(normal="),
+        ("Genotype([], range(2, 6), [], range(2, 6))", " is not of the form Genotype(normal="),
+        ("Genotype()", "has the keywords ''; wants normal, normal_concat, reduce, reduce_concat, each once"),
+        (text().replace("reduce_concat", "concat"), "has the keywords 'normal, norm"),
+        (text()[:-1] + ", normal=[])", "has the keywords "),
+        ("Genotype(**{})", "has the keywords '**'; wants normal, "),
+        (text()[:-1] + ", **x)", "has the keywords "),
+        (text(concat="range(6)"), "normal_concat is 'range(6)'; wants range(2, 6) or [2, 3, 4, 5]"),
+        (text(concat="range(3, 6)"), "normal_concat is 'range(3, 6)'; wants "),
+        (text(concat="range(2, 6, 1)"), "normal_concat is 'range(2, 6, 1)'; wants "),
+        (text(concat="range(2.0, 6)"), "normal_concat is 'range(2.0, 6)'; wants "),
+        (text(concat="range(2, stop=6)"), "normal_concat is 'range(2, stop=6)'; wants "),
+        (text(concat="[2, 3, 4]"), "normal_concat is '[2, 3, 4]'; wants "),
+        (text(concat="[2, 3, 5, 4]"), "normal_concat is '[2, 3, 5, 4]'; wants "),
+        (text(concat="[2, 3, 4, 5, x]"), "normal_concat is '[2, 3, 4, 5, x]'; wants "),
+        (text(concat="[2, 3, 4, 5.0]"), "normal_concat is '[2, 3, 4, 5.0]'; wants "),
+        (text(concat="None"), "normal_concat is 'None'; wants "),
+        ("[4, 5, 6]".join(text().rsplit("range(2, 6)", 1)), "reduce_concat is '[4, 5, 6]'; wants "),
+        (text(normal="[]"), "normal has '[]'; wants eight pairs ('op', input) in a list, two a node"),
+        (text(normal="x"), "normal has 'x'; wants eight pairs"),
+        (text(reduce="{1: 2}"), "reduce has '{1: 2}'; wants eight pairs"),
+        (text(reduce="[('a', 0), ('b', 1)]"), "reduce has 2 entries; wants eight pairs"),
+        (text(normal=with_pair("*x", 0)), "normal, node 2: '*x'" + NOT_A_PAIR),
+        (text(normal=with_pair("'op'", 3)), "normal, node 3: \"'op'\"" + NOT_A_PAIR),
+        (text(reduce=with_pair("('op', 0, 1)", 7)), "reduce, node 5: \"('op', 0, 1)\"" + NOT_A_PAIR),
+        (text(normal=with_pair("('op', -1)", 1)), "normal, node 2: \"('op', -1)\"" + NOT_A_PAIR),
+        (text(normal=with_pair("('op', f())", 5)), "normal, node 4: \"('op', f())\"" + NOT_A_PAIR),
+        (text(normal=with_pair(f"('{MAX}', True)", 0)), "normal, node 2: ('max_pool_3x3', True)" + NOT_A_PAIR),
+        (text(normal=with_pair(f"(b'{MAX}', 0)", 0)), "normal, node 2: (b'max_pool_3x3', 0)" + NOT_A_PAIR),
+        (text(normal=with_pair(f"(0, '{MAX}')", 0)), "normal, node 2: (0, 'max_pool_3x3')" + NOT_A_PAIR),
+        (text(normal=with_pair("('none', 0)", 0)), "normal, node 2: operation 'none' is not one of max_pool_3x3, avg"),
+        (text(reduce=with_pair("('conv', 0)", 0)), "reduce, node 2: operation 'conv' is not one of max_pool_3x3, avg"),
+        (text(normal=with_pair(f"('{MAX}', 2)", 0)), "normal, node 2: input 2 is not one of 0 to 1"),
+        (text(normal=with_pair(f"('{MAX}', 5)", 7)), "normal, node 5: input 5 is not one of 0 to 4"),
+        (text(reduce=with_pair(f"('{MAX}', 1)", 4)), "reduce, node 4 has ('max_pool_3x3', 1) twice; wants each"),
+        ("{", "is not JSON (Expecting property name"),
+        pytest.param('{"a":' * 100_000, "is not JSON (", id="JSON nested too deep"),
+        ('{"space": "darts", "normal": []}', "has the JSON keys ['normal', 'space']; wants {"),
+        (as_json(CELL)[:-1] + ', "normal_concat": []}', "has the JSON keys ['normal', 'normal_concat', 'reduce', "),
+        (as_json(CELL, space="nas_bench_201"), "is a cell of 'nas_bench_201'; wants space darts or darts_nozero"),
+        (as_json(CELL, space=["darts"]), "is a cell of ['darts']; wants space darts or darts_nozero"),
+        (as_json([]), "normal wants 4 nodes in a tuple (a list in JSON), got ()"),
+        (as_json(CELL, {"2": []}), "reduce wants 4 nodes in a tuple (a list in JSON), got {'2': []}"),
+        (as_json([*CELL[:3], 1]), "normal, node 5 wants (operation, input) pairs in a tuple (a list in JSON), got 1"),
+        (as_json([*CELL[:3], [[MAX]]]), "normal, node 5: ('max_pool_3x3',)" + NOT_A_PAIR),
+        (as_json([*CELL[:3], [[MAX, [0]]]]), "normal, node 5: ('max_pool_3x3', [0])" + NOT_A_PAIR),
+        (as_json([*CELL[:3], [[MAX, 1.0]]]), "normal, node 5: ('max_pool_3x3', 1.0)" + NOT_A_PAIR),
+        (as_json(CELL, [[["conv", 0]], [], [], []]), "reduce, node 2: operation 'conv' is not one of "),
+        (as_json([[[MAX, 3]], [], [], []]), "normal, node 2: input 3 is not one of 0 to 1"),
+    ],
+)  # fmt: skip
+def test_every_error_of_a_text_is_named(broken: str, sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        DARTS_SPACE.parse(broken)
+    assert caught.value.argument == "genotype"
+    assert sentence in caught.value.sentence
+    assert len(caught.value.sentence) < 500
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda space, genotype: space.parse(str(genotype)),
+        lambda space, genotype: space.encode(genotype),
+        lambda space, genotype: space.mutate(genotype, np.random.default_rng(0)),
+    ],
+)
+def test_operations_of_another_space_are_refused(call) -> None:
+    space = DARTS("small", (SKIP, SEP3))
+    with pytest.raises(UsageError, match=r"^genotype: normal, node 2, input 0: operation 'max_pool_3x3' is not in"):
+        call(space, Genotype(CELL, CELL))
+    with pytest.raises(UsageError, match=r"^genotype: wants cells of small, got 'eight'"):
+        space.check("eight")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("edges", [False, True])
+def test_uniform_weights_give_the_first_of_all(space: DARTS, edges: bool) -> None:
+    uniform = {name: choice.uniform() for name, choice in space.choices.items() if edges or not choice.optional}
+    assert derive(space, uniform) == Genotype(CELL, CELL)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("edges", [False, True])
+def test_the_derivation_of_the_spec(space: DARTS, edges: bool) -> None:
+    edge, operation = np.indices((14, 8))
+    table = ((5 * edge + 3 * operation) % 11 + 1)[:, -len(space.operations) :] / 100
+    weights = {"normal": table, "reduce": table[::-1]}
+    if edges:
+        weights |= {name: choice.uniform() for name, choice in space.choices.items() if choice.optional}
+    genotype = derive(space, weights)
+    assert genotype.normal == (
+        ((DIL5, 0), (SEP5, 1)),
+        ((AVG, 1), (SEP3, 2)),
+        ((DIL3, 0), (MAX, 3)),
+        ((SKIP, 0), (SEP5, 1)),
+    )
+    assert genotype == Genotype(genotype.normal, derived(table[::-1]))
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_select_under_jit_is_the_rule_with_all_its_ties(space: DARTS) -> None:
+    rng = np.random.default_rng(0)
+    choices = space.choices
+    weights = {
+        name: rng.integers(0 if choice.kind == "op" else 1, 4, size=(60, *choice.shape)).astype(np.float32)
+        for name, choice in choices.items()
+    }
+    select = jax.jit(jax.vmap(space.select))
+    for tables in (weights, {cell: weights[cell] for cell in CELLS}, {k: weights[k] for k in (*CELLS, "reduce_edges")}):
+        selections = select(tables)
+        assert list(selections) == ["normal", "reduce"]
+        for index in range(60):
+            expected = [
+                derived(tables[cell][index], tables[f"{cell}_edges"][index] if f"{cell}_edges" in tables else None)
+                for cell in CELLS
+            ]
+            found = {cell: np.asarray(table[index]) for cell, table in selections.items()}
+            assert space.decode(found) == Genotype(*expected)
+            assert all(table.sum() == 8 for table in found.values())
+
+
+def test_none_has_a_share_but_no_say() -> None:
+    table = np.random.default_rng(1).dirichlet(np.ones(8), size=14)
+    weights = {"normal": table, "reduce": table}
+    genotype = derive(DARTS_SPACE, weights)
+    heavy = table.copy()
+    heavy[::2, 0] = 100.0
+    assert derive(DARTS_SPACE, {"normal": heavy, "reduce": heavy}) == genotype
+    without = {cell: table[:, 1:] for cell in CELLS}
+    assert derive(DARTS_NOZERO, without) == genotype
+    # Though the best operation of edge 3<-0 has the largest share of what is not none, the others have more weight.
+    table = np.full((14, 8), 0.125)
+    table[2] = [0.93, 0.07, 0, 0, 0, 0, 0, 0]
+    assert derive(DARTS_SPACE, {"normal": table, "reduce": table}).normal[1] == ((MAX, 1), (MAX, 2))
+
+
+def test_the_weight_of_an_edge_decides_between_edges_but_not_between_operations() -> None:
+    table = np.full((14, 8), 0.1)
+    table[:, 4] = 0.3
+    table[5:9, 7] = [0.4, 0.35, 0.35, 0.35]
+    weights = {"normal": table, "reduce": table}
+    assert derive(DARTS_SPACE, weights).normal[2] == ((DIL5, 0), (DIL5, 1))
+    edges = np.ones(14)
+    edges[5:9] = [0.1, 0.2, 0.3, 0.4]
+    genotype = derive(DARTS_SPACE, {**weights, "normal_edges": edges})
+    assert genotype.normal[2] == ((DIL5, 2), (DIL5, 3))
+    assert genotype.reduce == derive(DARTS_SPACE, weights).reduce
+
+
+def test_select_reads_low_precision() -> None:
+    table = np.zeros((14, 7))
+    table[:, 2] = [1, 0.5, 0.25, 0.5, 1, 0, 0.25, 0.5, 1, 1e-30, 1e30, 0, 0, 1]
+    expected = (((SKIP, 0), (SKIP, 1)), ((SKIP, 1), (SKIP, 2)), ((SKIP, 2), (SKIP, 3)), ((SKIP, 1), (SKIP, 4)))
+    for dtype in (jnp.float32, jnp.bfloat16):
+        weights = {cell: jnp.asarray(table, dtype) for cell in CELLS}
+        assert derive(DARTS_NOZERO, weights).normal == expected
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ({}, "got {}"),
+        ({"normal": np.ones((14, 8))}, "'reduce': (14, 8)}, got {'normal': (14, 8)}"),
+        ({"normal": np.ones((14, 8)), "reduce": np.ones((14, 7))}, "'reduce': (14, 7)}"),
+        ({cell: np.ones((14, 8)) for cell in (*CELLS, "cell")}, "'cell': (14, 8)}"),
+        ({**{cell: np.ones((14, 8)) for cell in CELLS}, "normal_edges": np.ones(13)}, "'normal_edges': (14,)}, got"),
+        ({cell: np.full((14, 8), np.nan) for cell in CELLS}, "table 'normal' has NaN"),
+    ],
+)
+def test_wrong_weights_are_refused(weights: Mapping[str, np.ndarray], sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        derive(DARTS_SPACE, weights)
+    assert caught.value.argument == "weights" and sentence in caught.value.sentence
+
+
+def test_wrong_selections_are_refused() -> None:
+    blank = np.zeros((14, 8), bool)
+    two, none = blank.copy(), blank.copy()
+    two[3, 4:6] = True
+    none[13, 0] = True
+    for table in (two, none, np.zeros((14, 8)), np.zeros((14, 7), bool)):
+        with pytest.raises(UsageError, match=r"^selection: wants .*reduce"):
+            DARTS_SPACE.decode({"normal": blank, "reduce": table})
+    with pytest.raises(UsageError, match=r"^selection: wants .*'normal_edges'"):
+        DARTS_SPACE.decode({"normal": blank, "reduce": blank, "normal_edges": np.ones(14, bool)})
+
+
+def assert_uniform(counts: collections.Counter, classes: int) -> None:
+    """All classes occur, with a chi-square within five deviations of its mean."""
+    expected = counts.total() / classes
+    assert len(counts) == classes and expected > 20
+    square = sum((count - expected) ** 2 / expected for count in counts.values())
+    assert square <= classes - 1 + 5 * math.sqrt(2 * (classes - 1))
+
+
+def test_random_draws_uniformly() -> None:
+    rng = np.random.default_rng(1)
+    drawn = [DARTS_SPACE.random(rng) for _ in range(4_000)]
+    assert_uniform(collections.Counter(genotype.normal[1] for genotype in drawn), 3 * 49)
+    for cell in CELLS:
+        for node, operations in zip(NODES, (49, 7, 7, 7), strict=True):
+            pairs = [getattr(genotype, cell)[NODES.index(node)] for genotype in drawn]
+            inputs = collections.Counter(tuple(source for _, source in pair) for pair in pairs)
+            assert_uniform(inputs, math.comb(node, 2))
+            names = [pair[0][0] if operations == 7 else (pair[0][0], pair[1][0]) for pair in pairs]
+            assert_uniform(collections.Counter(names), operations)
+    # The cells, and the nodes of a cell, do not follow one another.
+    assert_uniform(collections.Counter((g.normal[3][1][0], g.reduce[0][0][0]) for g in drawn), 49)
+    assert DARTS_SPACE.random(np.random.default_rng(7)) == DARTS_NOZERO.random(np.random.default_rng(7))
+
+
+def test_mutations_reach_every_neighbour_and_change_one_choice() -> None:
+    rng = np.random.default_rng(2)
+    found = collections.Counter()
+    for _ in range(3_000):
+        child = DARTS_NOZERO.mutate(GAEA_PC_DARTS_CIFAR10, rng)
+        old, new = set(entries(GAEA_PC_DARTS_CIFAR10)), set(entries(child))
+        [(cell, node, (operation, source))] = old - new
+        [(other_cell, other_node, (other_operation, other_source))] = new - old
+        assert (cell, node) == (other_cell, other_node)
+        assert (operation == other_operation) != (source == other_source)
+        assert len({taken for _, taken in getattr(child, cell)[NODES.index(node)]}) == 2
+        found[child] += 1
+    # 16 pairs with 6 other operations each, and of each cell 2, 4 and 6 other inputs in nodes 3, 4 and 5.
+    assert_uniform(found, 16 * 6 + 2 * (2 + 4 + 6))
+
+
+def test_mutations_of_other_numbers_of_inputs() -> None:
+    rng = np.random.default_rng(3)
+    full = Genotype(EMPTY, ((), (), (), tuple((SKIP, source) for source in range(5))))
+    children = {DARTS_SPACE.mutate(full, rng) for _ in range(600)}
+    # Without another input to go to, only operations change.
+    assert len(children) == 5 * 6
+    assert all([source for _, source in child.reduce[3]] == [0, 1, 2, 3, 4] for child in children)
+    both = Genotype((((SKIP, 0), (SEP3, 0)), (), (), ()), EMPTY)
+    children = {DARTS_SPACE.mutate(both, rng) for _ in range(600)}
+    assert len(children) == 2 * 5 + 2 and all(len(child.normal[0]) == 2 for child in children)
+    with pytest.raises(UsageError, match=r"^genotype: has no operation to change"):
+        DARTS_SPACE.mutate(Genotype(EMPTY, EMPTY), rng)
+
+
+@pytest.mark.parametrize("genotype", PUBLISHED.values(), ids=PUBLISHED)
+def test_published_cells_are_of_both_spaces(genotype: Genotype) -> None:
+    for space in SPACES:
+        assert space.parse(str(genotype)) == genotype == space.decode(space.encode(genotype))
+
+
+def test_graphs_have_the_inputs_the_nodes_and_the_output() -> None:
+    genotype = Genotype((((SEP3, 1), (SKIP, 0)), (), (), ((DIL5, 4), (MAX, 2), (AVG, 2))), EMPTY)
+    graphs = DARTS_SPACE.graphs(genotype)
+    joins = ((2, 6, ""), (3, 6, ""), (4, 6, ""), (5, 6, ""))
+    names = ("c_{k-2}", "c_{k-1}", "0", "1", "2", "3", "c_{k}")
+    cell = ((0, 2, SKIP), (1, 2, SEP3), (2, 5, MAX), (2, 5, AVG), (4, 5, DIL5))
+    assert graphs == {"normal": Graph(names, cell + joins), "reduce": Graph(names, joins)}
+
+
+def test_edges_are_those_of_the_operations_tables() -> None:
+    rows = DARTS_SPACE.choices["normal"].rows
+    assert tuple(tuple(map(int, row.split("<-"))) for row in rows) == EDGES
