@@ -3,9 +3,19 @@
 import dataclasses
 import pathlib
 import sys
+from typing import Annotated
+
+import tyro
 
 from experiments.cli import main
 from gaea_jax.train import RetrainConfig, retrain
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(RetrainConfig):
+    """The flags: a `RetrainConfig`, whose cells the DARTS family calls layers."""
+
+    cells: Annotated[int | None, tyro.conf.arg(aliases=["--layers"])] = None
 
 
 def run(config: RetrainConfig) -> None:
@@ -20,4 +30,4 @@ def run(config: RetrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(run, RetrainConfig, "Train a derived network from scratch and test it.")
+    main(run, Flags, "Train a derived network from scratch and test it.")

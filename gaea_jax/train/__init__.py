@@ -2,7 +2,7 @@
 
 from gaea_jax.train.drive import DivergedError, Interrupted
 from gaea_jax.train.loop import data_parallel, run
-from gaea_jax.train.retrain import RetrainConfig, RetrainResult, retrain
+from gaea_jax.train.retrain import RetrainConfig, RetrainResult, TrainState, make_train_step, retrain
 from gaea_jax.train.search import SearchConfig, SearchResult, search
 from gaea_jax.train.state import SearchState
 from gaea_jax.train.step import accuracy, cross_entropy, make_search_step
@@ -15,10 +15,12 @@ __all__ = [
     "SearchConfig",
     "SearchResult",
     "SearchState",
+    "TrainState",
     "accuracy",
     "cross_entropy",
     "data_parallel",
     "make_search_step",
+    "make_train_step",
     "retrain",
     "run",
     "search",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gaea_jax.data import Dataset, load_dataset, open_dataset
+from gaea_jax.data import IMAGENET_JITTER, Dataset, load_dataset, open_dataset
 from gaea_jax.errors import UsageError
 from gaea_jax.train.folder import RunFolder
 from gaea_jax.train.loop import LOOPS
@@ -26,9 +26,12 @@ class RunConfig:
       data_dir: folder of prepared TFDS sets.
       stream: leave the images on disk and read them as they are needed, for sets that do not fit on the device.
       epochs: passes over the training images; this or `steps`.
-      steps: number of steps; this or `epochs`. The cosine of the learning rate then has a stair a step, not an epoch.
+      steps: number of steps; this or `epochs`. The schedules then have a stair a step, not an epoch.
       seed: decides the initial weights and all batches.
-      cutout: side in pixels of the square blanked in training images; 0 for none.
+      cutout: side in pixels of the square blanked in training images; 0 for none, the default of a search.
+      image_size: side in pixels that every image is cropped and resized to, which needs `stream`; 0 for images as they
+        are stored, the default of a search.
+      jitter: vary brightness, contrast, saturation and hue of training images; a search does not unless it is set.
       dtype: compute type, "float32" or "bfloat16".
       loop: "python", "scan", or "auto" for what suits the backend.
       report_every: steps between reports and checkpoints; by default a fiftieth of the run.
@@ -43,7 +46,9 @@ class RunConfig:
     epochs: int | None = None
     steps: int | None = None
     seed: int = 0
-    cutout: int = 0
+    cutout: int | None = 0
+    image_size: int | None = 0
+    jitter: bool | None = False
     dtype: str = "float32"
     loop: str = "auto"
     report_every: int | None = None
@@ -68,7 +73,7 @@ class Length(NamedTuple):
     Attributes:
       until: number of steps.
       steps_per_epoch: steps in a pass over the training images.
-      periods: stairs of the learning rate's cosine.
+      periods: stairs of the schedules.
       period: steps in a stair.
       report_every: steps between two reports.
     """
@@ -121,13 +126,23 @@ def load_data(config: RunConfig) -> Dataset:
       The data set, on the host or left on disk.
 
     Raises:
-      UsageError: on ``dataset``, ``data_dir``, ``stream`` or ``cutout``.
+      UsageError: on ``dataset``, ``data_dir``, ``stream``, ``image_size``, ``cutout`` or ``jitter``.
     """
-    dataset = (open_dataset if config.stream else load_dataset)(config.dataset, config.data_dir)
+    if config.stream:
+        dataset = open_dataset(config.dataset, config.data_dir, config.image_size or None)
+    elif config.image_size:
+        raise UsageError("image_size", "applies to images that stay on disk; it needs --stream, or 0")
+    else:
+        dataset = load_dataset(config.dataset, config.data_dir)
+    channels = dataset.train.image_shape[-1]
+    if config.jitter and channels != 3:
+        raise UsageError("jitter", f"needs images of 3 channels; those of {config.dataset!r} have {channels}")
     side = min(dataset.train.image_shape[:2])
-    if config.cutout >= side:
-        raise UsageError("cutout", f"must be less than the {side} pixels of an image, not {config.cutout}")
-    augmentation = dataclasses.replace(dataset.augmentation, cutout=config.cutout)
+    cutout = config.cutout or 0
+    if cutout >= side:
+        raise UsageError("cutout", f"must be less than the {side} pixels of an image, not {cutout}")
+    jitter = IMAGENET_JITTER if config.jitter else None
+    augmentation = dataclasses.replace(dataset.augmentation, cutout=cutout, jitter=jitter)
     return dataclasses.replace(dataset, augmentation=augmentation)
 
 

@@ -4,9 +4,10 @@ import pathlib
 import numpy as np
 import pytest
 
+from gaea_jax.data import IMAGENET_JITTER, Augmentation, Dataset, Split
 from gaea_jax.errors import UsageError
 from gaea_jax.train import RetrainConfig, SearchConfig, retrain, search
-from gaea_jax.train.config import Length, run_length
+from gaea_jax.train.config import Length, load_data, run_length
 from gaea_jax.train.recipe import cosine
 
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|none~0|avg_pool_3x3~1|skip_connect~2|"
@@ -26,6 +27,10 @@ BOTH = [
     ("steps", {"epochs": 2}),
     ("seed", {"seed": -1}),
     ("cutout", {"cutout": -4}),
+    ("cutout", {"cutout": 16}),
+    ("image_size", {"image_size": -1}),
+    ("image_size", {"image_size": 8}),
+    ("jitter", {"jitter": True}),
     ("channels", {"channels": 0}),
     ("cells", {"cells": -1}),
     ("learning_rate", {"learning_rate": 0.0}),
@@ -71,6 +76,22 @@ RETRAIN = [
     ("genotype", {"genotype": "absent/result.json"}),
     ("genotype", {"genotype": ""}),
     ("genotype", {"genotype": CELL, "space": "nas_bench_201_nozero"}),
+    ("genotype", {"genotype": "DARTS_V3", "space": "darts"}),
+    ("genotype", {"genotype": CELL, "space": "darts"}),
+    ("schedule", {"schedule": "step"}),
+    ("clip_norm", {"clip_norm": -1.0}),
+    ("drop_path", {"drop_path": 1.0}),
+    ("drop_path", {"drop_path": -0.1}),
+    ("drop_path", {"drop_path": 0.1}),
+    ("label_smoothing", {"label_smoothing": 1.0}),
+    ("label_smoothing", {"label_smoothing": float("nan")}),
+    ("auxiliary_weight", {"auxiliary_weight": -0.4}),
+    ("auxiliary_weight", {"auxiliary_weight": 0.4}),
+    ("stem", {"stem": "imagenet"}),
+    ("stem", {"stem": "mnist", "genotype": "DARTS_V2", "space": "darts", "cutout": 0}),
+    ("accumulate", {"accumulate": 0}),
+    ("accumulate", {"accumulate": 2}),
+    ("cutout", {"genotype": "DARTS_V2", "space": "darts"}),
 ]
 
 
@@ -107,7 +128,10 @@ def test_a_table_of_another_space_is_refused(tmp_path, arrays):
         (SearchConfig(steps=-5), "steps: must be more than 0, not -5"),
         (SearchConfig(seed=-5), "seed: must be 0 or more, not -5"),
         (SearchConfig(epochs=1, steps=1), "steps: cannot be given together with a number of epochs"),
-        (SearchConfig(method="x"), "method: 'x' is unknown; known are darts, gaea, gaea_gdas, gdas, random"),
+        (
+            SearchConfig(method="x"),
+            "method: 'x' is unknown; known are darts, gaea, gaea_gdas, gaea_pc_darts, gdas, pc_darts, random",
+        ),
         (SearchConfig(order="x"), "order: 'x' is unknown; known are joint, alternating"),
         (SearchConfig(objective="x"), "objective: 'x' is unknown; known are single-level, bilevel, bilevel-unrolled"),
         (SearchConfig(dtype="x"), "dtype: 'x' is unknown; known are float32, bfloat16"),
@@ -119,6 +143,44 @@ def test_the_sentence_says_what_is_accepted(config, sentence):
     with pytest.raises(UsageError) as caught:
         search(config)
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (
+            {"preset": "x"},
+            "preset: 'x' is unknown; known are nas_bench_201, nas_bench_201_short, darts_cifar10, darts_imagenet",
+        ),
+        ({"schedule": "x"}, "schedule: 'x' is unknown; known are cosine, warmup_linear"),
+        ({"drop_path": 1.0}, "drop_path: must be less than 1, not 1.0"),
+        ({"batch_size": 32, "accumulate": 3}, "accumulate: must divide the 4 images of a batch on a device, not 3"),
+        ({"preset": "darts_imagenet"}, "image_size: applies to images that stay on disk; it needs --stream, or 0"),
+        ({"jitter": True}, "jitter: needs images of 3 channels; those of 'digits' have 1"),
+    ],
+)
+def test_the_sentence_of_a_training_says_what_is_accepted(fields, sentence):
+    with pytest.raises(UsageError) as caught:  # on 8 devices
+        retrain(RetrainConfig(genotype=CELL, **{**SMALL, **fields}))
+    assert str(caught.value) == sentence
+
+
+def test_images_are_streamed_at_the_size_and_with_the_jitter_that_are_asked_for(monkeypatch):
+    split = Split(np.zeros((2, 24, 24, 3), np.uint8), np.zeros(2, np.int32))
+    colours = (0.5, 0.5, 0.5)
+    asked = []
+
+    def opened(name, data_dir, image_size):
+        asked.append((name, data_dir, image_size))
+        return Dataset(name, split, split, 2, colours, colours, Augmentation(flip=True, pad=0))
+
+    monkeypatch.setattr("gaea_jax.train.config.open_dataset", opened)
+    config = RetrainConfig(genotype="", dataset="imagenet2012", stream=True, image_size=24, jitter=True, cutout=2)
+    assert load_data(config).augmentation == Augmentation(flip=True, pad=0, cutout=2, jitter=IMAGENET_JITTER)
+    stored = dataclasses.replace(config, image_size=0, jitter=False)
+    assert load_data(stored).augmentation == Augmentation(flip=True, pad=0, cutout=2)
+    assert load_data(SearchConfig(stream=True)).augmentation == Augmentation(flip=True, pad=0)
+    assert asked == [("imagenet2012", None, 24), ("imagenet2012", None, None), ("digits", None, None)]
 
 
 def test_a_folder_in_use_is_refused_and_a_run_to_resume_is_looked_for(tmp_path):

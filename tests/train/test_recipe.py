@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from gaea_jax.train.recipe import cosine, sgd
+from gaea_jax.train.recipe import cosine, ramp, sgd, warmup_linear
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,45 @@ def test_after_the_last_stair_the_cosine_stays_on_its_floor():
     schedule = cosine(0.1, 0.01, 10, 3)
     assert float(schedule(29)) > 0.01
     np.testing.assert_allclose([float(schedule(step)) for step in (30, 31, 1000)], 0.01, rtol=1e-6)
+
+
+@pytest.mark.parametrize("period", [1, 7])
+def test_warmup_linear_has_the_values_of_pc_darts_on_imagenet(period):
+    schedule = jax.jit(warmup_linear(0.5, 250, period, ends=5))
+    values = {
+        0: 0.1,
+        4: 0.5,
+        5: 0.48979592,
+        100: 0.29591837,
+        244: 0.00204082,
+        245: 0.00204082,
+        249: 0.00040816,
+        250: 0.0,
+    }
+    for epoch, value in values.items():
+        for step in (period * epoch, period * epoch + period - 1):
+            np.testing.assert_allclose(schedule(step), value, rtol=1e-5)
+    assert float(schedule(10_000)) == 0
+
+
+@pytest.mark.parametrize(
+    ("periods", "values"),
+    [
+        (3, [0.1, 0.2, 0.3, 0.0]),
+        (5, [0.1, 0.2, 0.3, 0.4, 0.5, 0.0]),
+        (7, [0.1, 0.2, 0.3, 0.4, 0.5, 0.1, 0.05, 0.0]),
+    ],
+)
+def test_a_short_warmup_linear_goes_up_first(periods, values):
+    schedule = warmup_linear(0.5, periods, ends=5)
+    np.testing.assert_allclose([float(schedule(step)) for step in range(periods + 1)], values, rtol=1e-6)
+
+
+def test_the_ramp_has_the_values_of_drop_path_on_cifar10():
+    schedule = jax.jit(ramp(0.3, 600, 7))
+    for epoch, value in {0: 0.0, 300: 0.15, 599: 0.2995, 600: 0.3, 10_000: 0.3}.items():
+        for step in (7 * epoch, 7 * epoch + 6):
+            np.testing.assert_allclose(schedule(step), value, rtol=1e-6)
 
 
 def released_sgd(params, grads, rates, momentum, weight_decay, nesterov, clip_norm):
