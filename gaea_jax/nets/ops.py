@@ -5,7 +5,7 @@ All work on NHWC batches. Convolutions and the classifier start from the initial
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
 import jax
@@ -82,47 +82,53 @@ class BatchNorm(nn.Module):
 
     def __call__(self, x: jax.Array, train: bool, weight: jax.Array | float = 1.0) -> jax.Array:
         """[B, H, W, C] to ``weight`` times its normalised form, of the same shape."""
-        return normalise([self], x[None], train, jnp.asarray(weight)[None])[0]
+        running = {"mean": self.mean.value[None], "var": self.var.value[None]}
+        learnt = {"scale": self.scale[None], "bias": self.bias[None]} if self.affine else {}
+        out, running = normalise(x[None], running, learnt, train, jnp.asarray(weight)[None], self.dtype)
+        if train and not self.is_initializing():
+            self.mean.value, self.var.value = running["mean"][0], running["var"][0]
+        return out[0]
 
 
-def normalise(norms: Sequence[BatchNorm], x: jax.Array, train: bool, weights: jax.Array | None = None) -> jax.Array:
-    """Normalises a stack, each of its members by a `BatchNorm` of its own.
+def normalise(
+    x: jax.Array,
+    running: Mapping[str, jax.Array],
+    learnt: Mapping[str, jax.Array],
+    train: bool,
+    weights: jax.Array | None = None,
+    dtype: DTypeLike = jnp.float32,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Normalises a stack, each of its members by statistics of its own.
 
     Mixing weighs each normalised feature map by a scalar. Where that scalar multiplies the inverse deviation of each
     channel instead of the map, neither the product nor its two gradients pass over the map again.
 
     Args:
-      norms: m modules of the same kind.
       x: features [m, B, H, W, C], or [1, B, H, W, C] where all have the same.
+      running: running ``mean`` and ``var``, [m, C].
+      learnt: ``scale`` and ``bias``, [m, C], or nothing.
       train: batch statistics if True, running statistics if not.
       weights: [m], which multiply the results; None are ones.
+      dtype: type of the result; statistics and arithmetic are float32 at least.
 
     Returns:
-      [m, B, H, W, C] of the modules' type.
+      [m, B, H, W, C], and the new running statistics.
     """
-    first, *_ = norms
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    found = dict(running)
     if train:
         mean = x.mean((1, 2, 3))
-        var = jnp.maximum((x * x).mean((1, 2, 3)) - mean * mean, 0)
-        for place, norm in enumerate(norms):
-            if not norm.is_initializing():
-                own = place if len(x) > 1 else 0
-                norm.mean.value = MOMENTUM * norm.mean.value + (1 - MOMENTUM) * mean[own]
-                norm.var.value = MOMENTUM * norm.var.value + (1 - MOMENTUM) * var[own]
-    else:
-        mean, var = (jnp.stack([getattr(norm, name).value for norm in norms]) for name in ("mean", "var"))
-    factor, offset = jax.lax.rsqrt(var + EPSILON), None
-    if first.affine:
-        factor *= jnp.stack([norm.scale for norm in norms])
-        offset = jnp.stack([norm.bias for norm in norms])
+        found = {"mean": mean, "var": jnp.maximum((x * x).mean((1, 2, 3)) - mean * mean, 0)}
+        running = {name: MOMENTUM * running[name] + (1 - MOMENTUM) * value for name, value in found.items()}
+    factor = jax.lax.rsqrt(found["var"] + EPSILON)
     if weights is not None:
-        factor *= weights[:, None]
-        offset = offset if offset is None else offset * weights[:, None]
-    out = (x - _each(mean)) * _each(factor)
-    if offset is not None:
-        out += _each(offset)
-    return out.astype(first.dtype)
+        factor = factor * weights[:, None]
+    if learnt:
+        factor = factor * learnt["scale"]
+    out = (x - _each(found["mean"])) * _each(factor)
+    if learnt:
+        out += _each(learnt["bias"] if weights is None else learnt["bias"] * weights[:, None])
+    return out.astype(dtype), dict(running)
 
 
 def _each(table: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ def draw() -> Callable[..., dict[str, Any]]:
         rng = np.random.default_rng(0)
 
         def leaf(path: tuple, of: jax.ShapeDtypeStruct) -> np.ndarray:
-            name = path[-1].key
+            name = path[-1].key.rstrip("_0123456789")
             if name in ("scale", "var"):
                 value = rng.uniform(0.5, 1.5, of.shape)
             elif name == "kernel":

@@ -10,8 +10,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 
 from gaea_jax.errors import UsageError
-from gaea_jax.nets.darts.operations import Edge, drop_path
+from gaea_jax.nets.darts.operations import Kind, Operation, drop_path
 from gaea_jax.nets.darts.skeleton import STEM_MULTIPLIER, Place, Preprocess, check_size, skeleton
+from gaea_jax.nets.darts.supernet import find_edge
 from gaea_jax.nets.network import inherit, network
 from gaea_jax.nets.ops import KERNEL_INIT, BatchNorm, Classifier, conv
 from gaea_jax.spaces.darts import CELLS, DARTS, NODES, Genotype
@@ -44,23 +45,14 @@ class DerivedCell(nn.Module):
         step = 2 if self.place.reduction else 1
         for node, pairs in zip(NODES, self.cell, strict=True):
             total = jnp.zeros_like(states[0][:, ::step, ::step])
-            for source in sorted({source for _, source in pairs}):
-                operations = tuple(operation for operation, start in pairs if start == source)
+            for operation, source in pairs:
                 stride = 1 if source in NODES else step
-                edge = Edge(
-                    operations,
-                    self.place.features,
-                    stride,
-                    affine=True,
-                    norm_pools=False,
-                    dtype=self.dtype,
-                    name=f"edge_{node}_{source}",
-                )
-                for operation in operations:
-                    result = edge(operation, states[source], train)
-                    if rate is not None and not (operation == "skip_connect" and stride == 1):
-                        result = drop_path(result, rate, self.make_rng("drop_path"))
-                    total += result
+                kind = Kind(operation, self.place.features, stride, affine=True, norm_pools=False, dtype=self.dtype)
+                branch = Operation(kind, 1, name=f"edge_{node}_{source}_{operation}")
+                result = branch(states[source], train)[0]
+                if rate is not None and not (operation == "skip_connect" and stride == 1):
+                    result = drop_path(result, rate, self.make_rng("drop_path"))
+                total += result
             states.append(total)
         return jnp.concatenate([states[node] for node in NODES], axis=-1)
 
@@ -166,29 +158,29 @@ def _network_darts(
 def _inherit_darts(space: DARTS, variables: Mapping[str, Any], genotype: Genotype) -> dict[str, Any]:
     space.check(genotype)
     params, statistics = (flatten_dict(variables[name]) for name in ("params", "batch_stats"))
-    cells = {path[0] for path in params if path[0].startswith("cell_")}
-    reductions = {len(cells) // 3, 2 * len(cells) // 3}
-    chosen = {
-        (f"cell_{index}", f"edge_{node}_{source}", operation)
-        for index in range(len(cells))
-        for node, pairs in zip(NODES, getattr(genotype, CELLS[index in reductions]), strict=True)
-        for operation, source in pairs
-    }
+    count = len({path[0] for path in params if path[0].startswith("cell_")})
+    reductions = {count // 3, 2 * count // 3}
 
-    def operation_of(part: str) -> str:
-        """The operation that a part ``parts_<operation>_<number>`` of an edge belongs to."""
-        return part.removeprefix("parts_").rpartition("_")[0]
+    def shared(path: tuple[str, ...]) -> bool:
+        return not path[0].startswith("cell_") or path[1] == "inputs"
 
-    def kept(path: tuple[str, ...]) -> bool:
-        if not path[0].startswith("cell_") or path[1] == "inputs":
-            return True
-        operation = operation_of(path[2])
-        return "pool" not in operation and (*path[:2], operation) in chosen
-
-    params = {path: leaf for path, leaf in params.items() if kept(path)}
-    statistics = {path: leaf for path, leaf in statistics.items() if kept(path)}
-    for *path, name in list(statistics):
+    own, running = ({path: leaf for path, leaf in tree.items() if shared(path)} for tree in (params, statistics))
+    for *path, name in list(running):
         if name == "mean" and path[0].startswith("cell_"):
-            params[*path, "scale"] = jnp.ones_like(statistics[*path, name])
-            params[*path, "bias"] = jnp.zeros_like(statistics[*path, name])
-    return {"params": unflatten_dict(params), "batch_stats": unflatten_dict(statistics)}
+            own[*path, "scale"] = jnp.ones_like(running[*path, name])
+            own[*path, "bias"] = jnp.zeros_like(running[*path, name])
+    for number in range(count):
+        cell, reduction = f"cell_{number}", number in reductions
+        for node, pairs in zip(NODES, getattr(genotype, CELLS[reduction]), strict=True):
+            for operation, source in pairs:
+                group, place = find_edge(node, source, reduction)
+                branch = f"edge_{node}_{source}_{operation}"
+                for tree, kept in ((params, own), (statistics, running)):
+                    for path, leaf in tree.items():
+                        if path[:2] == (cell, operation + group) and "pool" not in operation:
+                            kept[cell, branch, path[2]] = leaf[place : place + 1]
+                for path, leaf in list(running.items()):
+                    if path[:2] == (cell, branch) and path[2].startswith("mean"):
+                        own[cell, branch, path[2].replace("mean", "scale")] = jnp.ones_like(leaf)
+                        own[cell, branch, path[2].replace("mean", "bias")] = jnp.zeros_like(leaf)
+    return {"params": unflatten_dict(own), "batch_stats": unflatten_dict(running)}

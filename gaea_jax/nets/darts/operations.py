@@ -1,11 +1,12 @@
-"""Candidate operations of the DARTS space: for one edge, or for all edges that leave a node at once.
+"""Candidate operations of the DARTS space, as pure functions: for one edge, or for all edges that leave a node at once.
 
 Compositions are those of the `DARTS <https://arxiv.org/abs/1806.09055>`_ code, section 3.1.1 of the paper. The edges
 that leave a node start from the same features, so what they compute is a stack [m, B, H, W, C] with a kernel an edge:
 rectifying, padding and pooling are done once, and m small operations are one large one, with the same result.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from jax.typing import DTypeLike
 
 from gaea_jax.nets.lowering import depthwise, max_pool, pointwise
 from gaea_jax.nets.ops import KERNEL_INIT, BatchNorm, avg_pool, normalise, symmetric_uniform
+
+Arrays = Mapping[str, jax.Array]
 
 # Operation to the side of its kernel, its dilation, and how often the convolution is made.
 SEPARABLE = {
@@ -25,57 +28,151 @@ SEPARABLE = {
 POOLS: dict[str, Callable[[jax.Array, int, int], jax.Array]] = {"max_pool_3x3": max_pool, "avg_pool_3x3": avg_pool}
 
 
-class SeparableConv(nn.Module):
-    """ReLU, depthwise convolution, 1x1 convolution, BatchNorm; the parameters of one edge.
+class Kind(NamedTuple):
+    """What the edges of a stack have in common.
 
     Attributes:
+      operation: its name, not ``none``.
       features: channels in and out.
-      kernel: side of the square kernel.
-      stride: stride in both directions.
-      dilation: of the kernel.
+      stride: 1, or 2 for edges from an input of a reduction cell.
       affine: whether BatchNorm has a learnt scale and offset.
-      dtype: compute type; parameters and BatchNorm statistics stay float32.
+      norm_pools: whether BatchNorm follows a pooling, as it does in the supernet and not in derived networks.
+      dtype: compute type.
     """
 
+    operation: str
     features: int
-    kernel: int
     stride: int
-    dilation: int
     affine: bool
+    norm_pools: bool
     dtype: DTypeLike
 
+
+class Operation(nn.Module):
+    """The parameters and running statistics of an operation on m edges, [m, ...] each.
+
+    Attributes:
+      kind: which operation.
+      edges: m.
+    """
+
+    kind: Kind
+    edges: int
+
     def setup(self) -> None:
-        """Declares the kernels, uniform within ``1 / sqrt(fan_in)``, and the norm."""
-        shape = (self.kernel, self.kernel, self.features)
-        self.depthwise = self.param("depthwise", symmetric_uniform(1 / self.kernel), shape)
-        self.pointwise = self.param("pointwise", KERNEL_INIT, (self.features, self.features))
-        self.norm = BatchNorm(self.features, self.affine, self.dtype)
+        """Declares them: kernels uniform within ``1 / sqrt(fan_in)``."""
+        kind, m, c = self.kind, self.edges, self.kind.features
+        kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=0)
+        params: dict[str, jax.Array] = {}
+        norms = 0
+        if kind.operation in SEPARABLE:
+            side, _, norms = SEPARABLE[kind.operation]
+            for number in range(norms):
+                shape = (m, side, side, c)
+                params[f"depthwise_{number}"] = self.param(f"depthwise_{number}", symmetric_uniform(1 / side), shape)
+                params[f"pointwise_{number}"] = self.param(f"pointwise_{number}", kernel_init, (m, c, c))
+        elif kind.operation in POOLS:
+            norms = int(kind.norm_pools)
+        elif kind.stride == 2:
+            norms = 1
+            for name in ("first", "second"):
+                params[name] = self.param(name, kernel_init, (m, c, c // 2))
+        running: dict[str, Any] = {}
+        for number in range(norms):
+            running[f"mean_{number}"] = self.variable("batch_stats", f"mean_{number}", jnp.zeros, (m, c))
+            running[f"var_{number}"] = self.variable("batch_stats", f"var_{number}", jnp.ones, (m, c))
+            if kind.affine:
+                params[f"scale_{number}"] = self.param(f"scale_{number}", nn.initializers.ones, (m, c))
+                params[f"bias_{number}"] = self.param(f"bias_{number}", nn.initializers.zeros, (m, c))
+        self.params = params
+        self.running = running
+
+    def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None = None) -> jax.Array:
+        """All edges, from the same features [B, H, W, C] to [m, B, H / stride, W / stride, C]; see `apply`."""
+        running = {name: variable.value for name, variable in self.running.items()}
+        out, running = apply(self.kind, self.params, running, x, train, weights, self.edges)
+        if train:
+            self.keep(running)
+        return out
+
+    def keep(self, running: Arrays) -> None:
+        """Sets the running statistics, unless the module is only being initialised."""
+        if not self.is_initializing():
+            for name, value in running.items():
+                self.running[name].value = value
 
 
-def separable_convs(
-    convs: Sequence[SeparableConv], x: jax.Array, train: bool, weights: jax.Array | None = None
-) -> jax.Array:
-    """Applies separable convolutions of the same kind.
+def apply(
+    kind: Kind,
+    params: Arrays,
+    running: Arrays,
+    x: jax.Array,
+    train: bool,
+    weights: jax.Array | None,
+    edges: int,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The same operation on m edges that leave the same node.
 
     Args:
-      convs: m of them.
-      x: features [m, B, H, W, C], or [1, B, H, W, C] where all have the same.
-      train: see `normalise`.
-      weights: see `normalise`.
+      kind: which operation.
+      params: what an `Operation` declares, for these edges.
+      running: its running statistics.
+      x: features [B, H, W, C] of the node.
+      train: batch statistics if True, running statistics if not.
+      weights: [m], which multiply the results; None are ones.
+      edges: m.
 
     Returns:
-      [m, B, H / stride, W / stride, C].
+      [m, B, H / stride, W / stride, C], and the new running statistics.
     """
-    first, *_ = convs
-    spatial, across = (
-        jnp.stack([getattr(conv, name) for conv in convs]).astype(first.dtype) for name in ("depthwise", "pointwise")
-    )
-    x = depthwise(nn.relu(x).astype(first.dtype), spatial, first.stride, first.dilation)
-    return normalise([conv.norm for conv in convs], pointwise(x, across), train, weights)
+    stack, new = x.astype(kind.dtype)[None], dict(running)
+
+    def norm(number: int, stack: jax.Array, weights: jax.Array | None) -> jax.Array:
+        learnt = {name: params[f"{name}_{number}"] for name in ("scale", "bias")} if kind.affine else {}
+        statistics = {name: running[f"{name}_{number}"] for name in ("mean", "var")}
+        out, statistics = normalise(stack, statistics, learnt, train, weights, kind.dtype)
+        new.update({f"{name}_{number}": value for name, value in statistics.items()})
+        return out
+
+    if kind.operation in SEPARABLE:
+        _, dilation, times = SEPARABLE[kind.operation]
+        for number in range(times):
+            spatial, across = (params[f"{name}_{number}"].astype(kind.dtype) for name in ("depthwise", "pointwise"))
+            stack = depthwise(nn.relu(stack), spatial, 1 if number else kind.stride, dilation)
+            stack = norm(number, pointwise(stack, across), weights if number == times - 1 else None)
+        return stack, new
+    if kind.operation in POOLS:
+        stack = POOLS[kind.operation](stack[0], 3, kind.stride)[None]
+        if kind.norm_pools:
+            return norm(0, stack, weights), new
+    elif kind.stride == 2:
+        kernels = [params[name].astype(kind.dtype) for name in ("first", "second")]
+        return norm(0, factorized(stack, *kernels), weights), new
+    scale = jnp.ones(edges) if weights is None else weights
+    return stack * scale.astype(kind.dtype)[:, None, None, None, None], new
+
+
+def factorized(x: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+    """ReLU, then two 1x1 convolutions of stride 2 side by side, the second one pixel further down and right.
+
+    Args:
+      x: features [1, B, H, W, C], H and W even.
+      first: [m, C, D / 2], of the dtype of the features.
+      second: the same.
+
+    Returns:
+      [m, B, H / 2, W / 2, D].
+    """
+    x = nn.relu(x)
+    halves = []
+    for start, kernel in enumerate((first, second)):
+        pixels = x[:, :, start::2, start::2]
+        halves.append(pointwise(jnp.broadcast_to(pixels, (len(kernel), *pixels.shape[1:])), kernel))
+    return jnp.concatenate(halves, axis=-1)
 
 
 class FactorizedReduce(nn.Module):
-    """ReLU, then two 1x1 convolutions of stride 2 side by side, the second one pixel further down and right; BatchNorm.
+    """Halves the features of a whole cell, see `factorized`, and normalises them.
 
     Attributes:
       features: channels out, even.
@@ -89,124 +186,13 @@ class FactorizedReduce(nn.Module):
     affine: bool
     dtype: DTypeLike
 
-    def setup(self) -> None:
-        """Declares the two kernels and the norm."""
-        shape = (self.inputs, self.features // 2)
-        self.first = self.param("first", KERNEL_INIT, shape)
-        self.second = self.param("second", KERNEL_INIT, shape)
-        self.norm = BatchNorm(self.features, self.affine, self.dtype)
-
+    @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[B, H, W, inputs], H and W even, to [B, H / 2, W / 2, features]."""
-        return factorized_reduces([self], x[None], train)[0]
-
-
-def factorized_reduces(
-    reduces: Sequence[FactorizedReduce], x: jax.Array, train: bool, weights: jax.Array | None = None
-) -> jax.Array:
-    """Applies factorised reductions of the same kind to the same features.
-
-    Args:
-      reduces: m of them.
-      x: features [1, B, H, W, C], H and W even.
-      train: see `normalise`.
-      weights: see `normalise`.
-
-    Returns:
-      [m, B, H / 2, W / 2, features].
-    """
-    first, *_ = reduces
-    x = nn.relu(x).astype(first.dtype)
-    halves = []
-    for name, start in (("first", 0), ("second", 1)):
-        kernel = jnp.stack([getattr(reduce, name) for reduce in reduces]).astype(first.dtype)
-        pixels = x[:, :, start::2, start::2]
-        halves.append(pointwise(jnp.broadcast_to(pixels, (len(reduces), *pixels.shape[1:])), kernel))
-    return normalise([reduce.norm for reduce in reduces], jnp.concatenate(halves, axis=-1), train, weights)
-
-
-class Edge(nn.Module):
-    """The parameters of all candidate operations of an edge, and the operations one by one.
-
-    Attributes:
-      operations: their names; ``none`` has no part in it.
-      features: channels in and out.
-      stride: 1, or 2 for an edge from an input of a reduction cell.
-      affine: whether BatchNorm has a learnt scale and offset.
-      norm_pools: whether BatchNorm follows a pooling, as it does in the supernet and not in derived networks.
-      dtype: compute type.
-    """
-
-    operations: tuple[str, ...]
-    features: int
-    stride: int
-    affine: bool
-    norm_pools: bool
-    dtype: DTypeLike
-
-    def setup(self) -> None:
-        """Declares the parts of each operation."""
-        parts: dict[str, list[nn.Module]] = {}
-        for operation in self.operations:
-            if operation in SEPARABLE:
-                kernel, dilation, times = SEPARABLE[operation]
-                strides = (self.stride, *[1] * (times - 1))
-                parts[operation] = [
-                    SeparableConv(self.features, kernel, stride, dilation, self.affine, self.dtype)
-                    for stride in strides
-                ]
-            elif operation in POOLS and self.norm_pools:
-                parts[operation] = [BatchNorm(self.features, self.affine, self.dtype)]
-            elif operation == "skip_connect" and self.stride == 2:
-                parts[operation] = [FactorizedReduce(self.features, self.features, self.affine, self.dtype)]
-        self.parts = parts
-
-    def __call__(self, operation: str, x: jax.Array, train: bool, weight: jax.Array | None = None) -> jax.Array:
-        """One operation.
-
-        Args:
-          operation: its name, not ``none``.
-          x: features [B, H, W, C] of the source.
-          train: batch statistics if True, running statistics if not.
-          weight: scalar that multiplies the result; None is 1.
-
-        Returns:
-          [B, H / stride, W / stride, C].
-        """
-        return apply_edges([self], operation, x, train, None if weight is None else weight[None])[0]
-
-
-def apply_edges(
-    edges: Sequence[Edge], operation: str, x: jax.Array, train: bool, weights: jax.Array | None = None
-) -> jax.Array:
-    """The same operation on edges that leave the same node with the same stride.
-
-    Args:
-      edges: m of them.
-      operation: its name, not ``none``.
-      x: features [B, H, W, C] of the node.
-      train: batch statistics if True, running statistics if not.
-      weights: [m], which multiply the results; None are ones.
-
-    Returns:
-      [m, B, H / stride, W / stride, C].
-    """
-    first, *_ = edges
-    stack = x[None]
-    parts = list(zip(*(edge.parts.get(operation, []) for edge in edges), strict=True))
-    if operation in SEPARABLE:
-        for place, convs in enumerate(parts):
-            stack = separable_convs(convs, stack, train, weights if place == len(parts) - 1 else None)
-        return stack
-    if operation in POOLS:
-        stack = POOLS[operation](x.astype(first.dtype), 3, first.stride)[None]
-    if parts:
-        (modules,) = parts
-        if operation in POOLS:
-            return normalise(modules, stack, train, weights)
-        return factorized_reduces(modules, stack, train, weights)
-    scale = jnp.ones(len(edges)) if weights is None else weights
-    return stack * scale.astype(first.dtype)[:, None, None, None, None]
+        shape = (self.inputs, self.features // 2)
+        kernels = [self.param(name, KERNEL_INIT, shape).astype(self.dtype)[None] for name in ("first", "second")]
+        out = factorized(x.astype(self.dtype)[None], *kernels)[0]
+        return BatchNorm(self.features, self.affine, self.dtype, name="norm")(out, train)
 
 
 def drop_path(x: jax.Array, rate: jax.Array | float, key: jax.Array) -> jax.Array:

@@ -1,8 +1,9 @@
 """The relaxed network of the DARTS space, with partial channels and edge weights if a method wants them."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,34 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from gaea_jax.errors import UsageError
-from gaea_jax.nets.darts.operations import Edge, apply_edges, shuffle
+from gaea_jax.nets.darts.operations import Kind, Operation, apply, shuffle
 from gaea_jax.nets.darts.skeleton import STEM_MULTIPLIER, Place, Preprocess, check_size, skeleton
 from gaea_jax.nets.lowering import max_pool
 from gaea_jax.nets.supernet import Mixture, supernet
 from gaea_jax.spaces.base import check_tables
 from gaea_jax.spaces.darts import CELLS, DARTS, EDGES, NODES
+
+_STRIDE_2 = "_stride_2"
+# The edges, sorted by the node that they leave.
+BY_SOURCE = tuple(sorted(range(len(EDGES)), key=lambda edge: EDGES[edge][::-1]))
+
+
+def find_edge(node: int, source: int, reduction: bool) -> tuple[str, int]:
+    """Where the parameters of an edge are.
+
+    Args:
+      node: where the edge goes to.
+      source: where it starts.
+      reduction: whether the cell is one.
+
+    Returns:
+      What follows the name of an operation in the name of the module that has them, and the row of its arrays.
+    """
+    edge = EDGES.index((node, source))
+    place = BY_SOURCE.index(edge)
+    if not reduction:
+        return "", place
+    return (_STRIDE_2, place) if source not in NODES else ("", place - 2 * len(NODES))
 
 
 class MixedCell(nn.Module):
@@ -49,82 +72,178 @@ class MixedCell(nn.Module):
         # All operations have parameters from the start, whichever is active then.
         active = None if mixture.active is None or self.is_initializing() else mixture.active[name]
         seen = self.place.features // self.partial
-        edges = [
-            Edge(
-                self.operations,
-                seen,
-                stride=self._stride(source),
-                affine=False,
-                norm_pools=True,
-                dtype=self.dtype,
-                name=f"edge_{node}_{source}",
-            )
-            for node, source in EDGES
-        ]
+        groups = (
+            [
+                self._group(edges, self.place.features // self.partial)
+                for edges in (BY_SOURCE[: 2 * len(NODES)], BY_SOURCE[2 * len(NODES) :])
+            ]
+            if self.place.reduction
+            else [self._group(BY_SOURCE, seen)]
+        )
         states = list(Preprocess(self.place, False, self.dtype, name="inputs")(before, last, train))
         mixed: dict[int, jax.Array] = {}
         passed: dict[int, jax.Array] = {}
-        for source in range(NODES[-1]):
-            if source in NODES:
-                states.append(self._node(mixed[source], passed.get(source)))
-            x = states[source]
-            rest = x[..., seen:]
-            if self.partial > 1 and self._stride(source) == 2:
-                rest = max_pool(rest, 2, 2)
-            leaving = [edge for edge, (_, start) in enumerate(EDGES) if start == source]
-            scaled = (weights[jnp.array(leaving)] * edge_weights[jnp.array(leaving), None]).astype(self.dtype)
-            if active is None:
-                results = self._dense([edges[edge] for edge in leaving], x[..., :seen], scaled, train)
-            else:
-                results = [
-                    self._sampled(edges[edge], x[..., :seen], row, active[edge], mixture.inactive, train)
-                    for edge, row in zip(leaving, scaled, strict=True)
-                ]
-            for edge, result in zip(leaving, results, strict=True):
-                node, _ = EDGES[edge]
-                mixed[node] = mixed[node] + result if node in mixed else result
-                if self.partial > 1:
-                    kept = edge_weights[edge] * (1 if active is None else jnp.any(active[edge]))
-                    term = rest * kept.astype(self.dtype)
-                    passed[node] = passed[node] + term if node in passed else term
+        for group in groups:
+            parts = group.split(each=active is not None)
+            for part in parts:
+                source = part.source
+                if source in NODES and source == len(states):
+                    states.append(self._node(mixed[source], passed.get(source)))
+                x = states[source]
+                rest = x[..., seen:]
+                if self.partial > 1 and group.stride == 2:
+                    rest = max_pool(rest, 2, 2)
+                rows = jnp.array(part.edges)
+                scaled = (weights[rows] * edge_weights[rows, None]).astype(self.dtype)
+                if active is None:
+                    results = part.dense(x[..., :seen], scaled, train)
+                else:
+                    (edge,) = part.edges
+                    results = part.sampled(x[..., :seen], scaled[0], active[edge], mixture.inactive, train)
+                for edge, result in zip(part.edges, results, strict=True):
+                    node, _ = EDGES[edge]
+                    mixed[node] = mixed[node] + result if node in mixed else result
+                    if self.partial > 1:
+                        kept = edge_weights[edge] * (1 if active is None else jnp.any(active[edge]))
+                        term = rest * kept.astype(self.dtype)
+                        passed[node] = passed[node] + term if node in passed else term
+            if train:
+                group.keep(parts)
         states.append(self._node(mixed[NODES[-1]], passed.get(NODES[-1])))
         return jnp.concatenate([states[node] for node in NODES], axis=-1)
-
-    def _stride(self, source: int) -> int:
-        return 2 if self.place.reduction and source not in NODES else 1
 
     def _node(self, mixed: jax.Array, passed: jax.Array | None) -> jax.Array:
         return mixed if passed is None else shuffle(jnp.concatenate([mixed, passed], axis=-1), self.partial)
 
-    def _dense(self, edges: list[Edge], x: jax.Array, weights: jax.Array, train: bool) -> list[jax.Array]:
-        """The weighted sum of all operations for each edge that leaves a node; weights [m, operations]."""
-        stacks = [
-            apply_edges(edges, operation, x, train, weights[:, option])
-            for option, operation in enumerate(self.operations)
-            if operation != "none"
-        ]
-        return [functools.reduce(jnp.add, [stack[place] for stack in stacks]) for place in range(len(edges))]
+    def _group(self, edges: Sequence[int], features: int) -> "Group":
+        """Declares the operations of edges of the same stride."""
+        stride = 2 if self.place.reduction and EDGES[edges[0]][1] not in NODES else 1
+        suffix = _STRIDE_2 if stride == 2 else ""
+        operations = {
+            name: Operation(
+                Kind(name, features, stride, affine=False, norm_pools=True, dtype=self.dtype),
+                len(edges),
+                name=name + suffix,
+            )
+            for name in self.operations
+            if name != "none"
+        }
+        return Group(self.operations, tuple(edges), stride, operations)
 
-    def _sampled(
-        self, edge: Edge, x: jax.Array, weights: jax.Array, active: jax.Array, inactive: str, train: bool
-    ) -> jax.Array:
-        """The active operation of an edge, if it has one; weights and active [operations]."""
 
-        def run(option: int) -> Callable[[Edge, jax.Array, jax.Array], jax.Array]:
-            operation = self.operations[option]
-            if operation == "none":
+class Part:
+    """Edges that leave the same node, with their parameters and statistics.
+
+    Attributes:
+      edges: numbers of the edges.
+      source: the node.
+      running: for each operation its running statistics, new ones after a call.
+    """
+
+    def __init__(
+        self, operations: tuple[str, ...], edges: Sequence[int], kinds: Mapping[str, Kind], params: Any, running: Any
+    ):
+        self.operations, self.edges, self.kinds, self.params, self.running = operations, edges, kinds, params, running
+        _, self.source = EDGES[edges[0]]
+
+    def dense(self, x: jax.Array, weights: jax.Array, train: bool) -> list[jax.Array]:
+        """The weighted sum of all operations for each edge; weights [m, operations]."""
+        stacks = []
+        for option, name in enumerate(self.operations):
+            if name != "none":
+                stack, self.running[name] = apply(
+                    self.kinds[name],
+                    self.params[name],
+                    self.running[name],
+                    x,
+                    train,
+                    weights[:, option],
+                    len(self.edges),
+                )
+                stacks.append(stack)
+        return [functools.reduce(jnp.add, [stack[place] for stack in stacks]) for place in range(len(self.edges))]
+
+    def sampled(
+        self, x: jax.Array, weights: jax.Array, active: jax.Array, inactive: str, train: bool
+    ) -> list[jax.Array]:
+        """The active operation of a single edge, if it has one; weights and active [operations]."""
+
+        def nothing(x: jax.Array, weights: jax.Array) -> Any:
+            stride = next(iter(self.kinds.values())).stride
+            return jnp.zeros_like(x[:, ::stride, ::stride]), self.running
+
+        def run(option: int) -> Callable[[jax.Array, jax.Array], Any]:
+            name = self.operations[option]
+            if name == "none":
                 return nothing
-            return lambda edge, x, weights: edge(operation, x, train, weights[option])
 
-        def nothing(edge: Edge, x: jax.Array, weights: jax.Array) -> jax.Array:
-            return jnp.zeros_like(x[:, :: edge.stride, :: edge.stride])
+            def branch(x: jax.Array, weights: jax.Array) -> Any:
+                out, running = apply(
+                    self.kinds[name], self.params[name], self.running[name], x, train, weights[option][None], 1
+                )
+                return out[0], {**self.running, name: running}
+
+            return branch
 
         branches = [nothing, *map(run, range(len(self.operations)))]
         chosen = jnp.where(jnp.any(active), 1 + jnp.argmax(active), 0)
-        result = nn.switch(chosen, branches, edge, x, weights)
+        result, self.running = jax.lax.switch(chosen, branches, x, weights)
         if inactive == "scalar":
             result += jnp.sum(jnp.where(active, 0, weights))
-        return result
+        return [result]
+
+
+class Group(NamedTuple):
+    """Edges of the same stride, sorted by the node that they leave.
+
+    Attributes:
+      names: the candidates.
+      edges: their numbers.
+      stride: 1 or 2.
+      operations: the declared parameters of each candidate but ``none``.
+    """
+
+    names: tuple[str, ...]
+    edges: tuple[int, ...]
+    stride: int
+    operations: dict[str, Operation]
+
+    def split(self, *, each: bool) -> list[Part]:
+        """A part for each node that edges leave, or for each edge."""
+        cuts = (
+            [[edge] for edge in self.edges]
+            if each
+            else [list(edges) for _, edges in itertools.groupby(self.edges, key=lambda edge: EDGES[edge][1])]
+        )
+        sizes = tuple(map(len, cuts))
+        kinds = {name: operation.kind for name, operation in self.operations.items()}
+        params, running = (
+            {
+                name: {key: jax.lax.split(array, sizes) for key, array in arrays.items()}
+                for name, arrays in tables.items()
+            }
+            for tables in (
+                {name: operation.params for name, operation in self.operations.items()},
+                {
+                    name: {key: variable.value for key, variable in operation.running.items()}
+                    for name, operation in self.operations.items()
+                },
+            )
+        )
+        parts = []
+        for number, edges in enumerate(cuts):
+            own = [
+                {name: {key: cut[number] for key, cut in arrays.items()} for name, arrays in tables.items()}
+                for tables in (params, running)
+            ]
+            parts.append(Part(self.names, edges, kinds, *own))
+        return parts
+
+    def keep(self, parts: Sequence[Part]) -> None:
+        """Joins the running statistics of the parts again."""
+        for name, operation in self.operations.items():
+            joined = jax.tree.map(lambda *pieces: jnp.concatenate(pieces), *(part.running[name] for part in parts))
+            operation.keep(joined)
 
 
 class DARTSSupernet(nn.Module):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from gaea_jax.nets.darts.operations import Edge, apply_edges, drop_path, shuffle
+from gaea_jax.nets.darts.operations import Kind, Operation, drop_path, shuffle
 from gaea_jax.spaces.darts import OPERATIONS
 
 EPSILON = 1e-5
@@ -28,64 +28,43 @@ def norm(x: jax.Array, params: Any, statistics: Any, train: bool) -> jax.Array:
 
 
 def written_out(operation: str, x: jax.Array, params: Any, statistics: Any, stride: int, train: bool) -> jax.Array:
-    """The composition of the specification, with plain convolutions."""
+    """The composition of the specification, with plain convolutions, for one edge."""
 
-    def part(number: int) -> tuple[Any, Any]:
-        name = f"parts_{operation}_{number}"
-        return params.get(name, {}), statistics.get(name, {}).get("norm", statistics.get(name, {}))
+    def normed(number: int, x: jax.Array) -> jax.Array:
+        learnt = {name: params[f"{name}_{number}"] for name in ("scale", "bias") if f"{name}_{number}" in params}
+        return norm(x, learnt, {name: statistics[f"{name}_{number}"] for name in ("mean", "var")}, train)
 
     if operation == "skip_connect":
         if stride == 1:
             return x
-        own, running = part(0)
         x = nn.relu(x)
         halves = [
-            convolve(x, own["first"][None, None], 2),
-            convolve(x[:, 1:, 1:], own["second"][None, None], 2),
+            convolve(x, params["first"][None, None], 2),
+            convolve(x[:, 1:, 1:], params["second"][None, None], 2),
         ]
-        return norm(jnp.concatenate(halves, -1), own.get("norm"), running, train)
+        return normed(0, jnp.concatenate(halves, -1))
     if operation == "max_pool_3x3":
-        return norm(nn.max_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1))), None, part(0)[1], train)
+        return normed(0, nn.max_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1))))
     if operation == "avg_pool_3x3":
-        pooled = nn.avg_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1)), count_include_pad=False)
-        return norm(pooled, None, part(0)[1], train)
+        return normed(0, nn.avg_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1)), count_include_pad=False))
     kind, _, size = operation.split("_")
     for number in range(2 if kind == "sep" else 1):
-        own, running = part(number)
-        spatial = own["depthwise"][:, :, None]
+        spatial = params[f"depthwise_{number}"][:, :, None]
         assert spatial.shape[0] == int(size[0])
         x = convolve(nn.relu(x), spatial, 1 if number else stride, 2 if kind == "dil" else 1, x.shape[-1])
-        x = norm(convolve(x, own["pointwise"][None, None], 1), own.get("norm"), running, train)
+        x = normed(number, convolve(x, params[f"pointwise_{number}"][None, None], 1))
     return x
-
-
-class Edges(nn.Module):
-    """Three edges that leave a node."""
-
-    operation: str
-    stride: int
-    affine: bool
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None = None) -> jax.Array:
-        edges = [
-            Edge(OPERATIONS[1:], 4, self.stride, self.affine, norm_pools=True, dtype=x.dtype, name=f"edge_{number}")
-            for number in range(3)
-        ]
-        if self.is_initializing():
-            for other in OPERATIONS[1:]:
-                apply_edges(edges, other, x, train)
-        return apply_edges(edges, self.operation, x, train, weights)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("operation", OPERATIONS[1:])
 def test_edges_of_a_node_compute_what_each_computes_alone(draw: Any, operation: str, stride: int) -> None:
     affine = stride == 1 and "pool" not in operation  # the specification has affine pooling nowhere
-    module = Edges(operation, stride, affine)
-    narrow = draw(module, jnp.asarray(X, jnp.float32))
+    kind = Kind(operation, 4, stride, affine, norm_pools=True, dtype=jnp.float32)
+    narrow = draw(Operation(kind, 3), jnp.asarray(X, jnp.float32))
     weights = np.array([0.2, 0.5, 1.5])
     with jax.enable_x64(True):
+        module = Operation(kind._replace(dtype=jnp.float64), 3)
         variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), narrow)
         for train in (True, False):
 
@@ -93,19 +72,22 @@ def test_edges_of_a_node_compute_what_each_computes_alone(draw: Any, operation: 
             def run(variables: Any, train: bool = train) -> jax.Array:
                 return module.apply(variables, X, train, weights, mutable=["batch_stats"])[0]
 
-            expected = [
-                weight
-                * written_out(
-                    operation,
-                    X,
-                    variables.get("params", {}).get(f"edge_{number}", {}),
-                    variables.get("batch_stats", {}).get(f"edge_{number}", {}),
-                    stride,
-                    train,
+            expected = []
+            for edge, weight in enumerate(weights):
+                params, statistics = (
+                    jax.tree.map(lambda leaf, edge=edge: leaf[edge], variables.get(name, {}))
+                    for name in ("params", "batch_stats")
                 )
-                for number, weight in enumerate(weights)
-            ]
+                expected.append(weight * written_out(operation, X, params, statistics, stride, train))
             chex.assert_trees_all_close(run(variables), jnp.stack(expected), atol=1e-9)
+
+
+def test_pools_of_derived_networks_are_not_normalised() -> None:
+    kind = Kind("avg_pool_3x3", 4, 2, affine=True, norm_pools=False, dtype=jnp.float32)
+    module = Operation(kind, 1)
+    x = jnp.asarray(X, jnp.float32)
+    expected = nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)), count_include_pad=False)
+    chex.assert_trees_all_close(module.apply(module.init(jax.random.key(0), x, True), x, True)[0], expected, atol=1e-6)
 
 
 def test_shuffle_interleaves_groups() -> None:

@@ -10,7 +10,7 @@ import pytest
 from gaea_jax.errors import UsageError
 from gaea_jax.nets import Mixture, count, supernet
 from gaea_jax.nets.darts.skeleton import Place
-from gaea_jax.nets.darts.supernet import MixedCell
+from gaea_jax.nets.darts.supernet import MixedCell, find_edge
 from gaea_jax.spaces import get_space
 from gaea_jax.spaces.darts import EDGES, NODES
 
@@ -109,12 +109,16 @@ def test_what_is_active_is_computed_alone_and_alike(draw: Any, reduction: bool) 
     chex.assert_trees_all_close(run(module, variables, mixture(WEIGHTS, active=active)), expected, atol=1e-5)
 
     def broken(path: Any, leaf: jax.Array) -> jax.Array:
-        keys = [key.key for key in path]
-        if not keys[1].startswith("edge_"):
+        """NaN in every row of an edge that does not use the operation."""
+        module = path[1].key
+        if module == "inputs":
             return leaf
-        edge = EDGES.index(tuple(map(int, keys[1].split("_")[1:])))
-        used = active[edge].any() and OPERATIONS[chosen[edge]] in keys[2]
-        return leaf if used else jnp.full_like(leaf, jnp.nan)
+        used = np.zeros(len(leaf), bool)
+        for edge, (node, source) in enumerate(EDGES):
+            suffix, row = find_edge(node, source, reduction)
+            if active[edge].any() and module == OPERATIONS[chosen[edge]] + suffix:
+                used[row] = True
+        return np.where(used.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, np.nan)
 
     damaged = jax.tree_util.tree_map_with_path(broken, variables)
     chex.assert_trees_all_close(run(module, damaged, mixture(WEIGHTS, active=active)), expected, atol=1e-5)
