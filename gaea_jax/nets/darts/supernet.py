@@ -73,10 +73,7 @@ class MixedCell(nn.Module):
         active = None if mixture.active is None or self.is_initializing() else mixture.active[name]
         seen = self.place.features // self.partial
         groups = (
-            [
-                self._group(edges, self.place.features // self.partial)
-                for edges in (BY_SOURCE[: 2 * len(NODES)], BY_SOURCE[2 * len(NODES) :])
-            ]
+            [self._group(edges, seen) for edges in (BY_SOURCE[: 2 * len(NODES)], BY_SOURCE[2 * len(NODES) :])]
             if self.place.reduction
             else [self._group(BY_SOURCE, seen)]
         )
