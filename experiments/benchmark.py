@@ -16,12 +16,13 @@ import tyro
 from matplotlib.figure import Figure
 
 from experiments.cli import guarded
-from experiments.suites import convergence, data, kills, supernet
+from experiments.suites import convergence, data, kernels, kills, supernet
 
 # A suite is a module with a dataclass ``Config``, ``run(config) -> dict`` (JSON) and ``plot(result, axes)``.
 SUITES = {
     "convergence": convergence,
     "data": data,
+    "kernels": kernels,
     "kills": kills,
     "supernet": supernet,
 }

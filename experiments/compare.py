@@ -12,7 +12,6 @@ import functools
 import json
 import pathlib
 import re
-import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from experiments.cli import main
 from gaea_jax import plot
 from gaea_jax.errors import UsageError
 from gaea_jax.metrics import read_metrics
+from gaea_jax.spaces import get_space, operation_entropy
 
 Record = Mapping[str, Any]
 Read = Callable[[Record], float | None]
@@ -52,7 +52,7 @@ class Run(NamedTuple):
       path: the folder.
       setting: what decides its numbers besides the seed, by flag.
       seed: its seed.
-      records: its reports.
+      records: its reports, of a search with ``entropy`` as the mean over the choices of operations.
       result: its ``result.json``; empty for a run that has not finished.
     """
 
@@ -134,6 +134,9 @@ def read_run(path: pathlib.Path) -> Run:
     seed = setting.pop("--seed", None)
     if seed is None:
         raise UsageError("run", f"{path} has no seed in config.json or result.json; wants the folder of a run")
+    if any("entropy" in record for record in records):
+        choices = get_space(setting["--space"]).choices
+        records = [{**one, "entropy": operation_entropy(choices, one["entropy"])} for one in records]
     return Run(path, setting, seed, records, result)
 
 
@@ -182,7 +185,7 @@ def quantities(runs: Sequence[Run]) -> dict[plot.Panel, Read]:
       For each quantity how it is drawn, and a function of a report that gives it, or None where the report lacks it.
     """
     datasets = list(dict.fromkeys(name for one in runs for record in one.records for name in record.get("table") or ()))
-    found: dict[plot.Panel, Read] = {plot.Panel("entropy", "mean entropy (nats)"): _entropy}
+    found: dict[plot.Panel, Read] = {plot.Panel("entropy", "mean entropy (nats)"): lambda record: record.get("entropy")}
     if not all("table" in one.records[-1] for one in runs):
         found[plot.Panel("accuracy", "training accuracy (%)")] = lambda record: record.get("accuracy")
         found[plot.Panel("test_accuracy", "test accuracy (%)")] = lambda record: record.get("test_accuracy")
@@ -292,11 +295,6 @@ def _in_words(flag: str, value: Any) -> str:
     if isinstance(value, bool):
         return name if value else f"no {name}"
     return f"default {name}" if value is None else f"{name} {value}"
-
-
-def _entropy(record: Record) -> float | None:
-    found = record.get("entropy")
-    return statistics.fmean(found.values()) if found else None
 
 
 def _truth(dataset: str, name: str, record: Record) -> float | None:

@@ -9,6 +9,7 @@ import tyro
 
 from experiments.cli import main
 from gaea_jax.train import RetrainConfig, retrain
+from gaea_jax.train.genotype import read_genotype
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,8 @@ class Flags(RetrainConfig):
 def run(config: RetrainConfig) -> None:
     """Trains, tests and prints the test accuracy."""
     if config.out is None:
-        out = pathlib.Path("runs", "-".join(("retrain", config.space, config.dataset, str(config.seed))))
+        space, _ = read_genotype(config.genotype, config.space)
+        out = pathlib.Path("runs", "-".join(("retrain", space.name, config.dataset, str(config.seed))))
         config = dataclasses.replace(config, out=out)
     result = retrain(config)
     print(result.genotype)

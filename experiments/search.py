@@ -5,7 +5,9 @@ import json
 import pathlib
 import statistics
 import sys
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from experiments.cli import main
 from gaea_jax.errors import UsageError
@@ -14,12 +16,13 @@ from gaea_jax.train import SearchConfig, SearchResult, search
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(SearchConfig):
-    """The flags: a `SearchConfig`, and how many seeds to run.
+    """The flags: a `SearchConfig`, whose cells the DARTS family calls layers, and how many seeds to run.
 
     Attributes:
       seeds: run this many searches, of seeds from `seed` up, each in a folder of its own below `out`, and sum them up.
     """
 
+    cells: Annotated[int, tyro.conf.arg(aliases=["--layers"])] = SearchConfig.cells
     seeds: int | None = None
 
 

@@ -7,9 +7,11 @@ last whole picture.
 
 from gaea_jax.plot.canvas import COLOURS, FAINT
 from gaea_jax.plot.comparison import Panel, comparison
-from gaea_jax.plot.curves import entropy_curve, mixture_heatmap, search_plots, training_curves, truth_curve
+from gaea_jax.plot.curves import entropy_curve, mixture_heatmap, training_curves, truth_curve
+from gaea_jax.plot.discretisation import discretisation
 from gaea_jax.plot.dot import write_dot
 from gaea_jax.plot.graph import RADIUS, draw_graph
+from gaea_jax.plot.search import search_plots
 
 __all__ = [
     "COLOURS",
@@ -17,6 +19,7 @@ __all__ = [
     "RADIUS",
     "Panel",
     "comparison",
+    "discretisation",
     "draw_graph",
     "entropy_curve",
     "mixture_heatmap",

@@ -1,9 +1,9 @@
-"""What all pictures share: colours, the blank figure, its look, and how it is written."""
+"""What all pictures share: the reports they read, colours, the blank figure, its look, and how it is written."""
 
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -11,10 +11,42 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from gaea_jax.errors import UsageError
+
+Records = Sequence[Mapping[str, Any]]
+
 # The colours of Okabe and Ito, apart under every form of colour blindness; without yellow, faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 FAINT = "#9A9A9A"
 DPI = 120
+
+
+def require(found: Sequence[Any], what: str) -> None:
+    """Refuses to draw nothing.
+
+    Args:
+      found: what there is to draw.
+      what: what a report has to have, for the error.
+
+    Raises:
+      UsageError: on ``records``, if there is nothing.
+    """
+    if not found:
+        raise UsageError("records", f"has no report with {what}; a plot needs at least one")
+
+
+def series(records: Records, key: str) -> tuple[list[int], list[Any]]:
+    """A curve over the steps of a run.
+
+    Args:
+      records: reports in order.
+      key: name of a value.
+
+    Returns:
+      Steps and values of the reports that have it.
+    """
+    known = [record for record in records if key in record]
+    return [record["step"] for record in known], [record[key] for record in known]
 
 
 def new_figure(width: float, height: float) -> Figure:

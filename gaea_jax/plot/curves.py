@@ -3,7 +3,6 @@
 import itertools
 import math
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gaea_jax.errors import UsageError
-from gaea_jax.plot.canvas import COLOURS, FAINT, bare, marker, new_figure, save
-from gaea_jax.plot.dot import write_dot
-from gaea_jax.plot.graph import draw_graph
-from gaea_jax.spaces.base import Choice, Graph
-
-Records = Sequence[Mapping[str, Any]]
+from gaea_jax.plot.canvas import COLOURS, FAINT, Records, bare, marker, new_figure, require, save, series
+from gaea_jax.spaces.base import Choice
 
 # What is chosen, by the kind of a choice.
 KINDS = {"op": "operations of the edges", "input": "inputs of the nodes"}
@@ -46,7 +41,7 @@ def training_curves(records: Records, path: str | os.PathLike[str]) -> Figure:
     _curve(accuracy, records, "accuracy", label="training batches")
     others = (("valid_accuracy", "held-out images"), ("test_accuracy", "test set"))
     for colour, (name, label) in zip(COLOURS[1:], others, strict=False):
-        steps, found = _series(records, name)
+        steps, found = series(records, name)
         if steps:
             accuracy.plot(steps, found, "o-", color=colour, markersize=5, linewidth=1, label=label)
             accuracy.legend(loc="lower right")
@@ -73,7 +68,7 @@ def entropy_curve(records: Records, choices: Mapping[str, Choice], path: str | o
     Raises:
       UsageError: there is no report, or the reports lack a choice.
     """
-    steps, entropies = _series(records, "entropy")
+    steps, entropies = series(records, "entropy")
     found = _reported(choices, entropies)
     kinds = list(dict.fromkeys(choice.kind for choice in found.values()))
     figure, panels = _panels(records, len(kinds) + 1)
@@ -90,7 +85,7 @@ def entropy_curve(records: Records, choices: Mapping[str, Choice], path: str | o
         axes.set_ylabel("mean entropy (nats)")
         axes.set_title(KINDS[kind], loc="left", fontsize=10)
         axes.legend()
-    steps, shares = _series(records, "skip_share")
+    steps, shares = series(records, "skip_share")
     skips.step(steps, [100 * share for share in shares], where="post", color=COLOURS[1], **marker(steps))
     skips.set_ylim(-4, 104)
     skips.set_ylabel("skip_connect edges (%)")
@@ -112,8 +107,8 @@ def mixture_heatmap(records: Records, choices: Mapping[str, Choice], path: str |
     Raises:
       UsageError: no report has a mixture, the reports lack a choice, or a mixture has another shape than its choice.
     """
-    steps, mixtures = _series(records, "mixture")
-    _require(steps, "a mixture")
+    steps, mixtures = series(records, "mixture")
+    require(steps, "a mixture")
     found = _reported(choices, mixtures)
     columns = min(2, len(found))
     rows = [len(choice.rows) + len(_simplices(choice)) for choice in found.values()]
@@ -164,7 +159,7 @@ def truth_curve(records: Records, path: str | os.PathLike[str]) -> Figure:
       UsageError: no report has a table.
     """
     known = [record for record in records if "table" in record]
-    _require(known, "a table")
+    require(known, "a table")
     figure, panels = _panels(known, len(known[0]["table"]))
     steps = [record["step"] for record in known]
     for axes, dataset in zip(panels, known[0]["table"], strict=True):
@@ -178,56 +173,6 @@ def truth_curve(records: Records, path: str | os.PathLike[str]) -> Figure:
         standing = f"last derived cell: {last['test']:.2f} %, rank {last['rank']:,}"
         axes.set_title(standing, loc="right", fontsize=9)
     return save(figure, path)
-
-
-def search_plots(
-    records: Records, choices: Mapping[str, Choice], graphs: Mapping[str, Graph], folder: str | os.PathLike[str]
-) -> list[pathlib.Path]:
-    """Writes every picture of a search: curves, entropy, mixture, derived cells, and truth if known.
-
-    Args:
-      records: the reports of a search, in order.
-      choices: the choices of the space by name.
-      graphs: the derived cells by name.
-      folder: gets ``loss_accuracy.png``, ``entropy.png``, ``mixture.png`` and ``truth.png``, and for each cell a PNG
-        and a Graphviz file of its name, such as ``normal.png`` and ``normal.dot``.
-
-    Returns:
-      The files written.
-
-    Raises:
-      UsageError: there is no report or no cell, or one of the arguments does not fit another.
-    """
-    if not graphs:
-        raise UsageError("graphs", "is empty; a search derives at least one cell")
-    folder = pathlib.Path(folder)
-    training_curves(records, folder / "loss_accuracy.png")
-    entropy_curve(records, choices, folder / "entropy.png")
-    mixture_heatmap(records, choices, folder / "mixture.png")
-    names = ["loss_accuracy.png", "entropy.png", "mixture.png"]
-    options = list(
-        dict.fromkeys(option for choice in choices.values() if choice.kind == "op" for option in choice.options)
-    )
-    for name, graph in graphs.items():
-        title = "derived cell" if len(graphs) == 1 else f"derived cell: {name}"
-        draw_graph(graph.nodes, graph.edges, folder / f"{name}.png", title, options)
-        write_dot(graph.nodes, graph.edges, folder / f"{name}.dot", title)
-        names += [f"{name}.png", f"{name}.dot"]
-    if any("table" in record for record in records):
-        truth_curve(records, folder / "truth.png")
-        names.append("truth.png")
-    return [folder / name for name in names]
-
-
-def _require(found: Sequence[Any], what: str) -> None:
-    if not found:
-        raise UsageError("records", f"has no report with {what}; a plot needs at least one")
-
-
-def _series(records: Records, key: str) -> tuple[list[int], list[Any]]:
-    """Steps and values of the reports that have `key`."""
-    known = [record for record in records if key in record]
-    return [record["step"] for record in known], [record[key] for record in known]
 
 
 def _reported(choices: Mapping[str, Choice], tables: Sequence[Mapping[str, Any]]) -> dict[str, Choice]:
@@ -248,7 +193,7 @@ def _simplices(choice: Choice) -> np.ndarray:
 
 def _panels(records: Records, count: int) -> tuple[Figure, list[Axes]]:
     """Panels one above the other over a common axis of steps."""
-    _require(records, "a step")
+    require(records, "a step")
     figure = new_figure(7, 0.6 + 2.2 * count)
     panels = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
     for axes in panels:
@@ -259,7 +204,7 @@ def _panels(records: Records, count: int) -> tuple[Figure, list[Axes]]:
 
 
 def _curve(axes: Axes, records: Records, key: str, label: str | None = None) -> None:
-    steps, values = _series(records, key)
+    steps, values = series(records, key)
     axes.plot(steps, values, color=COLOURS[0], label=label, **marker(steps))
 
 

@@ -3,11 +3,11 @@
 from typing import Any
 
 from gaea_jax.errors import UsageError
-from gaea_jax.spaces.base import Choice, Graph, SearchSpace, derive
+from gaea_jax.spaces.base import Choice, Graph, SearchSpace, derive, operation_entropy
 from gaea_jax.spaces.darts import DARTS_NOZERO, DARTS_SPACE
 from gaea_jax.spaces.nas_bench_201 import NAS_BENCH_201, NAS_BENCH_201_NOZERO
 
-__all__ = ["Choice", "Graph", "SearchSpace", "derive", "get_space"]
+__all__ = ["Choice", "Graph", "SearchSpace", "derive", "get_space", "operation_entropy"]
 
 _SPACES: dict[str, SearchSpace[Any]] = {
     space.name: space for space in (NAS_BENCH_201, NAS_BENCH_201_NOZERO, DARTS_SPACE, DARTS_NOZERO)

@@ -5,6 +5,7 @@ goes from the first to the second on the device, ``decode`` and ``encode`` betwe
 the host.
 """
 
+import statistics
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -116,6 +117,19 @@ def derive(space: SearchSpace[G], weights: Mapping[str, jax.typing.ArrayLike]) -
         if np.isnan(np.asarray(table)).any():
             raise UsageError("weights", f"table {name!r} has NaN, where finite numbers are wanted")
     return space.decode(space.select(weights))
+
+
+def operation_entropy(choices: Mapping[str, Choice], entropies: Mapping[str, float]) -> float:
+    """How decided a search is between operations, whatever else it chooses.
+
+    Args:
+      choices: the choices of a space by name.
+      entropies: mean entropy of the simplices of a choice by name, in nats.
+
+    Returns:
+      The mean over the choices of operations, in nats.
+    """
+    return statistics.fmean(nats for name, nats in entropies.items() if choices[name].kind == "op")
 
 
 def check_tables(choices: Mapping[str, Choice], tables: Mapping[str, Any], argument: str) -> None:

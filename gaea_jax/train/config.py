@@ -46,9 +46,9 @@ class RunConfig:
     epochs: int | None = None
     steps: int | None = None
     seed: int = 0
-    cutout: int | None = 0
-    image_size: int | None = 0
-    jitter: bool | None = False
+    cutout: int | None
+    image_size: int | None
+    jitter: bool | None
     dtype: str = "float32"
     loop: str = "auto"
     report_every: int | None = None

@@ -11,6 +11,7 @@ from gaea_jax.benchmarks import Table
 from gaea_jax.methods import Method
 from gaea_jax.methods.base import Space
 from gaea_jax.nets import Mixture
+from gaea_jax.spaces import operation_entropy
 from gaea_jax.train.drive import Record
 from gaea_jax.train.state import SearchState
 
@@ -65,8 +66,7 @@ def make_report(
         "mixture": {name: table.tolist() for name, table in weights.items()},
         "genotype": str(genotype),
     }
-    operations = [nats for name, nats in record["entropy"].items() if space.choices[name].kind == "op"]
-    nats = sum(operations) / len(operations)
+    nats = operation_entropy(space.choices, record["entropy"])
     text = f"loss {means['loss']:.3f}  acc {means['accuracy']:.1f} %  entropy {nats:.3f} nats"
     if accuracies:
         discrete = derived(genotype)

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import json
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -15,12 +13,11 @@ from flax import linen as nn
 
 from gaea_jax.data import epoch_batches
 from gaea_jax.errors import UsageError
-from gaea_jax.methods.base import Space
 from gaea_jax.nets import Count, count, network
-from gaea_jax.spaces import get_space
 from gaea_jax.train.config import Length, RunConfig, check_run, compute_dtype, load_data, open_folder, run_length
 from gaea_jax.train.drive import Record, drive
 from gaea_jax.train.evaluate import accuracy_on
+from gaea_jax.train.genotype import read_genotype
 from gaea_jax.train.loop import Step
 from gaea_jax.train.recipe import PRESETS, USUAL_PRESETS, Preset, cosine, ramp, sgd, warmup_linear
 from gaea_jax.train.state import compiled_once
@@ -44,7 +41,8 @@ class RetrainConfig(RunConfig):
     by SGD with momentum 0.9.
 
     Attributes:
-      space: name of the search space of the genotype.
+      space: name of the search space of the genotype; by default the one that its file or its JSON names, else
+        "nas_bench_201" for a cell in that grammar and "darts" for any other.
       genotype: the cell, in the grammar of the space, as JSON or by the name under which it was published; or a file
         with it, such as a search's ``result.json``.
       preset: the recipe that gives all of the following up to `stem` that are not given, `cutout`, `image_size` and
@@ -69,7 +67,7 @@ class RetrainConfig(RunConfig):
     """
 
     genotype: str
-    space: str = "nas_bench_201"
+    space: str | None = None
     preset: str | None = None
     batch_size: int | None = None
     channels: int | None = None
@@ -203,12 +201,10 @@ def retrain(
       DivergedError: loss or gradient is not finite.
     """
     devices = devices if devices is not None else jax.local_devices()
-    space = get_space(config.space)
-    config, recipe = _filled(config)
-    _check(config, recipe, len(devices))
-    genotype = _genotype(space, config.genotype)
+    space, genotype = read_genotype(config.genotype, config.space)
     # The cell itself, not the file it came from: that may have changed when the run is resumed.
-    config = dataclasses.replace(config, genotype=str(genotype))
+    config, recipe = _filled(dataclasses.replace(config, space=space.name, genotype=str(genotype)))
+    _check(config, recipe, len(devices))
     dataset = load_data(config)
     length = run_length(config, dataset.train.size, recipe.batch_size)
 
@@ -365,7 +361,7 @@ def make_train_step(
 
 def _filled(config: RetrainConfig) -> tuple[RetrainConfig, Preset]:
     """The configuration with what its preset gives, and that recipe."""
-    name = USUAL_PRESETS[config.space] if config.preset is None else config.preset
+    name = USUAL_PRESETS[str(config.space)] if config.preset is None else config.preset
     if name not in PRESETS:
         raise UsageError("preset", f"{name!r} is unknown; known are {', '.join(PRESETS)}")
     preset = dataclasses.asdict(PRESETS[name])
@@ -395,25 +391,3 @@ def _learning_rate(config: RetrainConfig, recipe: Preset, length: Length) -> opt
         return cosine(recipe.learning_rate, 0.0, length.periods, length.period)
     ends = _WARMUP_EPOCHS if config.steps is None else max(1, round(length.periods * _WARMUP_SHARE))
     return warmup_linear(recipe.learning_rate, length.periods, length.period, ends=ends)
-
-
-def _genotype(space: Space, text: str) -> Any:
-    """The genotype that is given, or that is in the file of that name, alone or as that of a result."""
-    # A name, unlike the grammars and JSON, has none of these; looking them up would fail on names that are too long.
-    if any(mark in text for mark in ("|", "{", "Genotype(")):
-        return space.parse(text)
-    try:
-        content = pathlib.Path(text).read_text()
-    except (OSError, UnicodeDecodeError):
-        # Genotypes may have names too.
-        try:
-            return space.parse(text)
-        except UsageError as error:
-            said = f"{text!r} is neither a genotype nor a file with one: {error.sentence}"
-            raise UsageError("genotype", said) from error
-    try:
-        result = json.loads(content)
-    except ValueError:
-        return space.parse(content)
-    found = result.get("genotype") if isinstance(result, dict) else None
-    return space.parse(found if isinstance(found, str) else content)

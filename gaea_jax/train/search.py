@@ -137,6 +137,9 @@ class SearchConfig(RunConfig):
     clamp: str | None = None
     temperature: float | None = None
     final_temperature: float | None = None
+    cutout: int = 0
+    image_size: int = 0
+    jitter: bool = False
     derive_from: str = "last"
     eval_images: int = 1024
     eval_statistics: str = "batch"

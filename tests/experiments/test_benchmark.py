@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 
+import jax
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.suites import convergence, data, supernet
+from experiments.suites import convergence, data, kernels, supernet
 from gaea_jax.data import StoredSplit, load_dataset
 from gaea_jax.errors import UsageError
 
@@ -83,6 +85,36 @@ def test_supernet_runs_in_turn_with_its_yardstick(tmp_path):
     axes = Figure().add_subplot()
     supernet.plot(result, axes)
     assert [line.get_label() for line in axes.lines] == ["gaea_jax", "yardstick"]
+
+
+def test_plain_operations_compute_what_ours_compute():
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 4))
+    for operation in kernels.OPERATIONS:
+        outs = []
+        for module in (kernels.Plain(operation, 4), kernels.Ours(operation, 4)):
+            shapes = jax.eval_shape(module.init, jax.random.key(1), x)
+            leaves, form = jax.tree.flatten(shapes)
+            # The same numbers in the same order, whatever the names and leading axes.
+            order = sorted(range(len(leaves)), key=lambda i: (leaves[i].size, i))
+            drawn = {i: jax.random.normal(jax.random.key(n), (leaves[i].size,)) for n, i in enumerate(order)}
+            variables = jax.tree.unflatten(form, [drawn[i].reshape(leaves[i].shape) for i in range(len(leaves))])
+            outs.append(module.apply(variables, x, mutable=["batch_stats"])[0])
+        np.testing.assert_allclose(*outs, rtol=2e-4, atol=2e-5, err_msg=operation)
+
+
+def test_kernels_times_every_operation_in_both_places(monkeypatch):
+    monkeypatch.setattr(kernels, "OPERATIONS", ("nor_conv_1x1", "max_pool_3x3", "dil_conv_3x3"))
+    result = kernels.run(kernels.Config(channels=2, batch_size=2, image=4, rounds=2, calls=1))
+    assert len(result["rows"]) == 3 * 2 * 2
+    for row in result["rows"]:
+        assert len(row["plain_ms"]) == len(row["ours_ms"]) == 2 and min(row["plain_ms"] + row["ours_ms"]) > 0
+        ratios = [plain / ours for plain, ours in zip(row["plain_ms"], row["ours_ms"], strict=True)]
+        assert row["ratio"] == pytest.approx(sum(ratios) / 2)
+    assert len(result["conclusion"].splitlines()) == 2 + 3 * 2
+    json.dumps(result)
+    axes = Figure().add_subplot()
+    kernels.plot(result, axes)
+    assert [text.get_text() for text in axes.get_yticklabels()] == list(kernels.OPERATIONS)
 
 
 @pytest.fixture

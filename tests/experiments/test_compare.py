@@ -11,14 +11,14 @@ from gaea_jax import plot
 from gaea_jax.errors import UsageError
 
 RESULTS = pathlib.Path(__file__).resolve().parents[2] / "experiments" / "results"
-IDENTITY = {"--space": "nas_bench_201", "--method": "gaea", "--order": "joint", "--dataset": "cifar10"}
+IDENTITY = {"--space": "darts", "--method": "gaea", "--order": "joint", "--dataset": "cifar10"}
 IDENTITY |= {"--clamp": None, "--arch-learning-rate": None}
 
 
 def report(step, entropy=1.0, test=None, rank=None, wall_s=None):
     """A report of a search; with a table only if `test` is given."""
     record = {"step": step, "wall_s": step / 10 if wall_s is None else wall_s, "accuracy": step + 0.5}
-    record["entropy"] = {"normal": entropy - 0.25, "reduce": entropy + 0.25}
+    record["entropy"] = {"normal": entropy - 0.25, "reduce": entropy + 0.25, "normal_edges": 100.0}
     if test is not None:
         record["table"] = {
             "cifar10": {"test": test, "rank": rank, "valid": 1.0, "oracle": 94.0},
@@ -146,16 +146,16 @@ def test_a_finished_run_counts_by_the_cell_it_chose(make):
 
 def test_what_a_run_lacks_is_left_out_and_the_rest_is_drawn(make):
     searched = make("a", [report(10, 1.2, 90.0, 5), report(30, 1.1, 91.0, 4)])
-    plain = make("b", [report(10, 1.3), report(30, 1.2)], space="darts")
+    plain = make("b", [report(10, 1.3), report(30, 1.2)], space="darts_nozero")
     trained = make("c", [{"step": 30, "wall_s": 1.0, "accuracy": 80.0}], dataset="digits")
     (trained / "result.json").write_text(json.dumps({"seed": 0, "test_accuracy": 77.5}))
     groups = {group["label"]: group for group in summary(searched, plain, trained)}
     assert {label: set(group["curves"]) for label, group in groups.items()} == {
-        "nas_bench_201, cifar10": {"entropy", "accuracy", "cifar10 test", "cifar100 test", "cifar10 rank"},
-        "darts, cifar10": {"entropy", "accuracy"},
-        "nas_bench_201, digits": {"accuracy"},
+        "darts, cifar10": {"entropy", "accuracy", "cifar10 test", "cifar100 test", "cifar10 rank"},
+        "darts_nozero, cifar10": {"entropy", "accuracy"},
+        "darts, digits": {"accuracy"},
     }
-    assert groups["nas_bench_201, digits"]["final"]["test_accuracy"] == {"mean": 77.5, "std": 0.0}
+    assert groups["darts, digits"]["final"]["test_accuracy"] == {"mean": 77.5, "std": 0.0}
     titles, *rows = compare.lines(list(groups.values()))
     column = titles.index("cifar10 test")
     assert [row[column:].split()[0] for row in rows] == ["91.00", "-", "-"]

@@ -8,7 +8,8 @@ import pytest
 
 from gaea_jax.checkpoint import CheckpointError
 from gaea_jax.errors import UsageError
-from gaea_jax.train.config import RunConfig, open_folder
+from gaea_jax.train import SearchConfig
+from gaea_jax.train.config import open_folder
 from gaea_jax.train.folder import RunFolder
 
 CONFIG = {"channels": 16, "out": "here"}
@@ -97,7 +98,7 @@ def test_a_json_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_tensorboard_is_written_where_asked_for_even_from_a_resume_on(tmp_path):
-    config = RunConfig(out=tmp_path / "run")
+    config = SearchConfig(out=tmp_path / "run")
     open_folder(config).log.append({"step": 1})
     assert not (config.out / "tensorboard").exists()
     again = open_folder(dataclasses.replace(config, resume=True, tensorboard=True))
@@ -106,7 +107,7 @@ def test_tensorboard_is_written_where_asked_for_even_from_a_resume_on(tmp_path):
     assert "tfevents" in file.name and b"brain.Event:2" in file.read_bytes()
     assert again.records() == [{"step": 1}]
 
-    new = open_folder(RunConfig(out=tmp_path / "new", tensorboard=True))
+    new = open_folder(SearchConfig(out=tmp_path / "new", tensorboard=True))
     assert json.loads((new.path / "config.json").read_text())["tensorboard"] is True
     new.log.append({"step": 1})
     assert len(list((new.path / "tensorboard").iterdir())) == 1
@@ -114,9 +115,9 @@ def test_tensorboard_is_written_where_asked_for_even_from_a_resume_on(tmp_path):
 
 def test_tensorboard_without_a_folder_or_its_package_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"tensorboard: needs the folder of the run, --out"):
-        open_folder(RunConfig(tensorboard=True))
+        open_folder(SearchConfig(tensorboard=True))
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(UsageError, match=r"tensorboard: needs the package tensorboardX"):
-        open_folder(RunConfig(out=tmp_path / "run", tensorboard=True))
+        open_folder(SearchConfig(out=tmp_path / "run", tensorboard=True))
     assert list(tmp_path.iterdir()) == []
-    open_folder(RunConfig(out=tmp_path / "run"))
+    open_folder(SearchConfig(out=tmp_path / "run"))

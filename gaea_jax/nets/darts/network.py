@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from gaea_jax.errors import UsageError
 from gaea_jax.nets.darts.operations import Kind, Operation, drop_path
-from gaea_jax.nets.darts.skeleton import STEM_MULTIPLIER, Place, Preprocess, check_size, skeleton
+from gaea_jax.nets.darts.skeleton import STEM_MULTIPLIER, Place, Preprocess, check_size, reductions, skeleton
 from gaea_jax.nets.darts.supernet import find_edge
 from gaea_jax.nets.network import inherit, network
 from gaea_jax.nets.ops import KERNEL_INIT, BatchNorm, Classifier, conv
@@ -159,7 +159,6 @@ def _inherit_darts(space: DARTS, variables: Mapping[str, Any], genotype: Genotyp
     space.check(genotype)
     params, statistics = (flatten_dict(variables[name]) for name in ("params", "batch_stats"))
     count = len({path[0] for path in params if path[0].startswith("cell_")})
-    reductions = {count // 3, 2 * count // 3}
 
     def shared(path: tuple[str, ...]) -> bool:
         return not path[0].startswith("cell_") or path[1] == "inputs"
@@ -170,7 +169,7 @@ def _inherit_darts(space: DARTS, variables: Mapping[str, Any], genotype: Genotyp
             own[*path, "scale"] = jnp.ones_like(running[*path, name])
             own[*path, "bias"] = jnp.zeros_like(running[*path, name])
     for number in range(count):
-        cell, reduction = f"cell_{number}", number in reductions
+        cell, reduction = f"cell_{number}", number in reductions(count)
         for node, pairs in zip(NODES, getattr(genotype, CELLS[reduction]), strict=True):
             for operation, source in pairs:
                 group, place = find_edge(node, source, reduction)

@@ -39,6 +39,18 @@ class Place(NamedTuple):
     after_reduction: bool
 
 
+def reductions(cells: int) -> frozenset[int]:
+    """Which of so many cells halve the image: those at a third and at two thirds.
+
+    Args:
+      cells: L, the number of cells.
+
+    Returns:
+      Their numbers, counted from 0.
+    """
+    return frozenset((cells // 3, 2 * cells // 3))
+
+
 def skeleton(
     x: jax.Array,
     cell: Callable[[jax.Array, jax.Array, Place], jax.Array],
@@ -87,10 +99,9 @@ def skeleton(
         x = BatchNorm(stem_features // 2, True, dtype, name="stem_0_norm")(x, train)
         before = ReluConvNorm(stem_features, 3, 2, dtype=dtype, name="stem_0")(x, train)
         last = ReluConvNorm(stem_features, 3, 2, dtype=dtype, name="stem_1")(before, train)
-    reductions = {cells // 3, 2 * cells // 3}
     features, after_reduction = channels, stem == "imagenet"
     for index in range(cells):
-        reduction = index in reductions
+        reduction = index in reductions(cells)
         features *= 1 + reduction
         place = Place(index, features, reduction, after_reduction)
         before, last = last, cell(before, last, place)
