@@ -1,6 +1,6 @@
 """Accuracy on images that a network was not trained on: of a trained network, or of a supernet as it stands."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,9 @@ EVAL_BATCH = 250
 STATISTICS = ("batch", "running")
 
 
-def accuracy_on(net: nn.Module, variables: Any, split: Split | StoredSplit, dataset: Dataset) -> float:
+def accuracy_on(
+    net: nn.Module, variables: Any, split: Split | StoredSplit, dataset: Dataset, tops: Sequence[int] = (1,)
+) -> list[float]:
     """Accuracy of a trained network, with running statistics and without augmentation.
 
     Args:
@@ -25,18 +27,21 @@ def accuracy_on(net: nn.Module, variables: Any, split: Split | StoredSplit, data
       variables: its parameters and other collections.
       split: the images to test on.
       dataset: normalises them.
+      tops: for each accuracy how many classes a network may name for an image, at most as many as there are.
 
     Returns:
-      Percent of the images of the split.
+      Percent of the images of the split, one number for each of `tops`.
     """
 
     @jax.jit
     def correct(variables: Any, x: jax.Array, y: jax.Array, counts: jax.Array) -> jax.Array:
-        logits: Any = net.apply(variables, x, train=False)
-        return jnp.sum((jnp.argmax(logits, axis=-1) == y) & counts)
+        _, named = jax.lax.top_k(net.apply(variables, x, train=False), max(tops))
+        right = (named == y[:, None]) & counts[:, None]
+        return jnp.stack([jnp.sum(right[:, :top]) for top in tops])
 
     batches = eval_batches(split, min(EVAL_BATCH, split.size), dataset.mean, dataset.std)
-    return 100 * sum(int(correct(variables, *batch)) for batch in batches) / split.size
+    total = sum(np.asarray(correct(variables, *batch), np.int64) for batch in batches)
+    return [100 * int(count) / split.size for count in np.asarray(total)]
 
 
 def spread(indices: np.ndarray, count: int) -> np.ndarray:

@@ -55,8 +55,13 @@ def test_every_image_of_a_split_counts_once(tiny, state, dataset):
     net = Fixed(tiny.net)
     variables = {"params": state.params["weights"], **state.collections}
     x = normalise(jnp.asarray(dataset.test.images), dataset.mean, dataset.std)
-    expected = share(net.apply(variables, x, train=False), dataset.test.labels)
-    assert accuracy_on(net, variables, dataset.test, dataset) == pytest.approx(expected)
+    logits = net.apply(variables, x, train=False)
+    expected = float(share(logits, dataset.test.labels))
+    assert accuracy_on(net, variables, dataset.test, dataset) == pytest.approx([expected])
+    # Among the first two: all but the one of three classes that is named last.
+    among_2 = 100 * float(np.mean(np.argmin(logits, axis=-1) != dataset.test.labels))
+    found = accuracy_on(net, variables, dataset.test, dataset, (1, 3, 2))
+    assert found == pytest.approx([expected, 100, among_2]) and expected < among_2 < 100
 
 
 class Fixed:

@@ -321,6 +321,14 @@ def test_the_auxiliary_head_is_trained_and_counted_apart(head, tmp_path):
     assert float(alone.state.collections["seen"]["drop_path"]) == 0
 
 
+def test_of_many_classes_the_first_five_guesses_count_too(head, monkeypatch, tmp_path):
+    monkeypatch.setattr(MODULE, "_TOP_5_ABOVE", 9)
+    result = trained(dataclasses.replace(DROPPED, steps=2, out=tmp_path / "run"))
+    assert 100 > result.test_accuracy_top_5 > result.test_accuracy
+    said = json.loads((result.config.out / "result.json").read_text())
+    assert said["test_accuracy_top_5"] == result.test_accuracy_top_5
+
+
 SPACES = {"nas_bench_201": CELL, "nas_bench_201_nozero": CELL, "darts": "DARTS_V2", "darts_nozero": "DARTS_V2"}
 
 

@@ -13,6 +13,7 @@ from gaea_jax.errors import UsageError
 from gaea_jax.nets.darts.operations import Kind, Operation, drop_path
 from gaea_jax.nets.darts.skeleton import STEM_MULTIPLIER, Place, Preprocess, check_size, reductions, skeleton
 from gaea_jax.nets.darts.supernet import find_edge
+from gaea_jax.nets.lowering import conv_general_dilated
 from gaea_jax.nets.network import inherit, network
 from gaea_jax.nets.ops import KERNEL_INIT, BatchNorm, Classifier, conv
 from gaea_jax.spaces.darts import CELLS, DARTS, NODES, Genotype
@@ -84,7 +85,14 @@ class AuxiliaryHead(nn.Module):
         x = conv(128, 1, dtype=self.dtype, name="conv_0")(x)
         x = nn.relu(BatchNorm(128, True, self.dtype, name="norm_0")(x, train))
         x = nn.Conv(
-            768, (2, 2), padding="VALID", use_bias=False, dtype=self.dtype, kernel_init=KERNEL_INIT, name="conv_1"
+            768,
+            (2, 2),
+            padding=((0, 0), (0, 0)),
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=KERNEL_INIT,
+            conv_general_dilated=conv_general_dilated,
+            name="conv_1",
         )(x)
         if self.stem == "cifar":
             x = BatchNorm(768, True, self.dtype, name="norm_1")(x, train)

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from gaea_jax.errors import UsageError
-from gaea_jax.nets.darts.operations import Kind, Operation, apply, shuffle
+from gaea_jax.nets.darts.operations import Arrays, Kind, Operation, apply, shuffle
 from gaea_jax.nets.darts.skeleton import STEM_MULTIPLIER, Place, Preprocess, check_size, skeleton
 from gaea_jax.nets.lowering import max_pool
 from gaea_jax.nets.supernet import Mixture, supernet
@@ -81,8 +81,8 @@ class MixedCell(nn.Module):
         mixed: dict[int, jax.Array] = {}
         passed: dict[int, jax.Array] = {}
         for group in groups:
-            parts = group.split(each=active is not None)
-            for part in parts:
+            running: list[Mapping[str, Arrays]] = []
+            for part in group.split(each=active is not None):
                 source = part.source
                 if source in NODES and source == len(states):
                     states.append(self._node(mixed[source], passed.get(source)))
@@ -93,10 +93,11 @@ class MixedCell(nn.Module):
                 rows = jnp.array(part.edges)
                 scaled = (weights[rows] * edge_weights[rows, None]).astype(self.dtype)
                 if active is None:
-                    results = part.dense(x[..., :seen], scaled, train)
+                    results, new = part.dense(x[..., :seen], scaled, train)
                 else:
                     (edge,) = part.edges
-                    results = part.sampled(x[..., :seen], scaled[0], active[edge], mixture.inactive, train)
+                    results, new = part.sampled(x[..., :seen], scaled[0], active[edge], mixture.inactive, train)
+                running.append(new)
                 for edge, result in zip(part.edges, results, strict=True):
                     node, _ = EDGES[edge]
                     mixed[node] = mixed[node] + result if node in mixed else result
@@ -105,7 +106,7 @@ class MixedCell(nn.Module):
                         term = rest * kept.astype(self.dtype)
                         passed[node] = passed[node] + term if node in passed else term
             if train:
-                group.keep(parts)
+                group.keep(running)
         states.append(self._node(mixed[NODES[-1]], passed.get(NODES[-1])))
         return jnp.concatenate([states[node] for node in NODES], axis=-1)
 
@@ -128,42 +129,38 @@ class MixedCell(nn.Module):
         return Group(self.operations, tuple(edges), stride, operations)
 
 
-class Part:
+class Part(NamedTuple):
     """Edges that leave the same node, with their parameters and statistics.
 
     Attributes:
+      operations: the candidates.
       edges: numbers of the edges.
       source: the node.
-      running: for each operation its running statistics, new ones after a call.
+      kinds: for each candidate but ``none`` its kind.
+      params: the same for its parameters.
+      running: the same for its running statistics.
     """
 
-    def __init__(
-        self, operations: tuple[str, ...], edges: Sequence[int], kinds: Mapping[str, Kind], params: Any, running: Any
-    ):
-        self.operations, self.edges, self.kinds, self.params, self.running = operations, edges, kinds, params, running
-        _, self.source = EDGES[edges[0]]
+    operations: tuple[str, ...]
+    edges: tuple[int, ...]
+    source: int
+    kinds: Mapping[str, Kind]
+    params: Mapping[str, Arrays]
+    running: Mapping[str, Arrays]
 
-    def dense(self, x: jax.Array, weights: jax.Array, train: bool) -> list[jax.Array]:
-        """The weighted sum of all operations for each edge; weights [m, operations]."""
-        stacks = []
+    def dense(self, x: jax.Array, weights: jax.Array, train: bool) -> tuple[list[jax.Array], Mapping[str, Arrays]]:
+        """For each edge the weighted sum of all operations, weights [m, operations]; and new running statistics."""
+        stacks, running = [], {}
         for option, name in enumerate(self.operations):
             if name != "none":
-                stack, self.running[name] = apply(
-                    self.kinds[name],
-                    self.params[name],
-                    self.running[name],
-                    x,
-                    train,
-                    weights[:, option],
-                    len(self.edges),
-                )
+                stack, running[name] = self._apply(name, x, train, weights[:, option])
                 stacks.append(stack)
-        return [functools.reduce(jnp.add, [stack[place] for stack in stacks]) for place in range(len(self.edges))]
+        return [functools.reduce(jnp.add, [stack[i] for stack in stacks]) for i in range(len(self.edges))], running
 
     def sampled(
         self, x: jax.Array, weights: jax.Array, active: jax.Array, inactive: str, train: bool
-    ) -> list[jax.Array]:
-        """The active operation of a single edge, if it has one; weights and active [operations]."""
+    ) -> tuple[list[jax.Array], Mapping[str, Arrays]]:
+        """The active operation of a single edge, if it has one, weights and active [operations]; and as `dense`."""
 
         def nothing(x: jax.Array, weights: jax.Array) -> Any:
             stride = next(iter(self.kinds.values())).stride
@@ -175,19 +172,20 @@ class Part:
                 return nothing
 
             def branch(x: jax.Array, weights: jax.Array) -> Any:
-                out, running = apply(
-                    self.kinds[name], self.params[name], self.running[name], x, train, weights[option][None], 1
-                )
+                out, running = self._apply(name, x, train, weights[option][None])
                 return out[0], {**self.running, name: running}
 
             return branch
 
         branches = [nothing, *map(run, range(len(self.operations)))]
         chosen = jnp.where(jnp.any(active), 1 + jnp.argmax(active), 0)
-        result, self.running = jax.lax.switch(chosen, branches, x, weights)
+        result, running = jax.lax.switch(chosen, branches, x, weights)
         if inactive == "scalar":
             result += jnp.sum(jnp.where(active, 0, weights))
-        return [result]
+        return [result], running
+
+    def _apply(self, name: str, x: jax.Array, train: bool, weights: jax.Array) -> tuple[jax.Array, Arrays]:
+        return apply(self.kinds[name], self.params[name], self.running[name], x, train, weights, len(self.edges))
 
 
 class Group(NamedTuple):
@@ -233,14 +231,14 @@ class Group(NamedTuple):
                 {name: {key: cut[number] for key, cut in arrays.items()} for name, arrays in tables.items()}
                 for tables in (params, running)
             ]
-            parts.append(Part(self.names, edges, kinds, *own))
+            _, source = EDGES[edges[0]]
+            parts.append(Part(self.names, tuple(edges), source, kinds, *own))
         return parts
 
-    def keep(self, parts: Sequence[Part]) -> None:
-        """Joins the running statistics of the parts again."""
+    def keep(self, running: Sequence[Mapping[str, Arrays]]) -> None:
+        """Sets the running statistics to those of the parts, joined again."""
         for name, operation in self.operations.items():
-            joined = jax.tree.map(lambda *pieces: jnp.concatenate(pieces), *(part.running[name] for part in parts))
-            operation.keep(joined)
+            operation.keep(jax.tree.map(lambda *pieces: jnp.concatenate(pieces), *(part[name] for part in running)))
 
 
 class DARTSSupernet(nn.Module):
