@@ -44,10 +44,13 @@ def first_and_last_half(size: int) -> TrainValid:
 def load_train_valid(path: str | os.PathLike[str], size: int) -> TrainValid:
     """Reads the two parts from a file, such as the fixed split of NAS-Bench-201 (Dong and Yang, section 2.2).
 
-    Every training image is in one of the two, which is how a file that was made for another data set is recognised.
+    A file that was made for another data set is recognised by its number of images: either every training image is in
+    one of the two parts, or the file says of how many they were drawn, as those of PC-DARTS' search on ImageNet, 10 %
+    and 2.5 % (`Xu et al. <https://arxiv.org/abs/1907.05737>`_, section 4.3).
 
     Args:
-      path: an ``.npz`` file of plain arrays ``train`` and ``valid``, whole numbers; nothing is unpickled.
+      path: an ``.npz`` file of plain arrays ``train`` and ``valid``, whole numbers, and, if they leave images out,
+        ``images``, the number of training images of the data set; nothing is unpickled.
       size: number of training images of the data set.
 
     Returns:
@@ -56,18 +59,23 @@ def load_train_valid(path: str | os.PathLike[str], size: int) -> TrainValid:
     Raises:
       UsageError: on ``split``, if the file cannot be read, lacks an array, or does not split ``size`` images in two.
     """
-    parts = TrainValid(*_read(path))
+    parts, images = _read(path)
     for name, numbers in zip(TrainValid._fields, parts, strict=True):
         if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
             kind = f"{numbers.dtype} of shape {numbers.shape}"
             raise UsageError("split", f"{path}: {name} must be a list of whole numbers, not {kind}")
+        if not len(numbers):
+            raise UsageError("split", f"{path}: {name} has no image; each part must have some")
     numbers = np.concatenate([part.astype(np.int64) for part in parts])
     found, counts = np.unique(numbers, return_counts=True)
     if len(found) < len(numbers):
         raise UsageError(
             "split", f"{path} has image {found[counts.argmax()]} more than once; every image must be in one part, once"
         )
-    if len(found) != size:
+    if images is not None and images != size:
+        sentence = f"{path} is for {images} training images, but the data set has {size}; it is of another"
+        raise UsageError("split", sentence)
+    if images is None and len(found) != size:
         raise UsageError(
             "split", f"{path} splits {len(found)} images, but the data set has {size} training images; it is of another"
         )
@@ -77,15 +85,20 @@ def load_train_valid(path: str | os.PathLike[str], size: int) -> TrainValid:
     return TrainValid(*(part.astype(np.int32) for part in parts))
 
 
-def _read(path: str | os.PathLike[str]) -> list[np.ndarray]:
+def _read(path: str | os.PathLike[str]) -> tuple[TrainValid, int | None]:
+    """Both parts, and of how many images they are where the file says that."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in TrainValid._fields if name in archive.files}
+            arrays = {name: archive[name] for name in (*TrainValid._fields, "images") if name in archive.files}
     except OSError as error:
         raise UsageError("split", f"cannot read {path} ({error.strerror or error})") from error
     # TypeError: a single array, which is no context manager.
     except (TypeError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError("split", f"{path} is damaged or not an .npz file of plain arrays") from error
+    images = arrays.pop("images", None)
+    if images is not None and (images.shape != () or images.dtype.kind not in "iu"):
+        kind = f"{images.dtype} of shape {images.shape}"
+        raise UsageError("split", f"{path}: images must be a whole number, not {kind}")
     if len(arrays) < len(TrainValid._fields):
         raise UsageError("split", f"{path} must have arrays train and valid, not {', '.join(arrays) or 'neither'}")
-    return list(arrays.values())
+    return TrainValid(**arrays), None if images is None else int(images)

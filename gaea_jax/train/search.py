@@ -80,7 +80,7 @@ class SearchConfig(RunConfig):
       order: "joint" takes both gradients from one pass, "alternating" one pass each; by default "joint" if the
         objective is "single-level", which alone can have it.
       split: file of the two parts of the training images for a bilevel objective, ``.npz`` with ``train`` and
-        ``valid``; by default their first and last half.
+        ``valid`` (see `gaea_jax.data.load_train_valid`); by default their first and last half.
       hypergradient: of "bilevel-unrolled", "exact" or, as DARTS approximates it, "finite-difference".
       table: file of a tabular benchmark, for the true accuracy of what is derived at every report.
       batch_size: images in a batch.

@@ -25,6 +25,25 @@ def test_the_numbers_come_as_they_are_in_the_file(split_file):
     assert train.dtype == valid.dtype == np.int32
 
 
+def test_parts_may_leave_images_out_where_the_file_says_of_how_many(split_file):
+    parts = {"train": [5, 0], "valid": [2]}
+    found = load_train_valid(split_file(**parts, images=SIZE), SIZE)
+    assert {name: numbers.tolist() for name, numbers in found._asdict().items()} == parts
+    with pytest.raises(UsageError, match="is for 7 training images, but the data set has 6; it is of another"):
+        load_train_valid(split_file(**parts, images=7), SIZE)
+    for images in (6.0, [6]):
+        with pytest.raises(UsageError, match="images must be a whole number, not"):
+            load_train_valid(split_file(**parts, images=images), SIZE)
+    none = np.zeros(0, int)
+    for wrong, sentence in (
+        ({"train": [5, 6], "valid": [2]}, "has an image 6"),
+        ({"train": [5, 2], "valid": [2]}, "has image 2 more than once"),
+        ({"train": none, "valid": none}, "train has no image"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            load_train_valid(split_file(**wrong, images=SIZE), SIZE)
+
+
 @pytest.mark.data
 def test_the_split_of_nas_bench_201(shared_data):
     path = shared_data / "cifar10" / "nas_bench_201_split.npz"
