@@ -399,7 +399,7 @@ def _apart(run: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """Makes a function of arrays a computation of its own, which XLA does not fuse with its neighbours.
 
     XLA:CPU drops optimisation barriers before it fuses; what it does keep apart is a branch that depends on a value.
-    Where the first value is NaN, the result is NaN everywhere: the next BatchNorm would make it so.
+    Where the first value is NaN, the result is NaN everywhere, as the next BatchNorm's batch statistics would make it.
     """
 
     def isolated(first: jax.Array, *others: jax.Array) -> jax.Array:

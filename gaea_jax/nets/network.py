@@ -71,11 +71,13 @@ def inherit(space: Any, variables: Mapping[str, Any], genotype: Any) -> dict[str
 
     Returns:
       Variables for `network` of the same size. BatchNorm scales and offsets that the supernet does not have are
-      1 and 0, so that the network computes what the supernet computes under the one-hot mixture of the genotype.
+      1 and 0, so that the network computes what the supernet computes under the one-hot mixture of the genotype; but
+      for the poolings of the DARTS space, which a supernet normalises and a network does not.
 
     Raises:
       TypeError: there is no derived network for this kind of space.
-      UsageError: on ``genotype``, if it is not one of the space.
+      UsageError: on ``genotype``, if it is not one of the space; on ``variables``, if its networks have other shapes
+        than the supernet: with partial channels, or with the stem for ImageNet.
     """
     raise TypeError(f"no derived network for a space of type {type(space).__name__}")
 
@@ -131,7 +133,7 @@ class NASBench201Network(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, drop_path: jax.Array | float = 0.0) -> jax.Array:
         """Images [B, H, W, channels of the image] to logits [B, num_classes]."""
-        if not isinstance(drop_path, float) or drop_path:
+        if not isinstance(drop_path, int | float) or drop_path:
             raise UsageError("drop_path", "must be 0 for NAS-Bench-201, whose recipe drops no paths")
 
         def cell(x: jax.Array, name: str) -> jax.Array:

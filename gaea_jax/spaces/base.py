@@ -27,14 +27,20 @@ class Choice(NamedTuple):
       rows: names of the simplices, such as the edge ``1<-0``.
       kind: what is chosen; ``"op"`` is the operation of an edge, ``"input"`` the inputs of a node.
       segments: of a flat table, for each entry the number of its simplex; None where each row is one.
-      optional: whether weights may lack the table; then all its options weigh 1.
+      weighs: of a flat table, the choice whose rows its entries weigh, such as edges; None of any other. Weights may
+        lack such a table; then all its options weigh 1.
     """
 
     options: tuple[str, ...]
     rows: tuple[str, ...]
     kind: str
     segments: tuple[int, ...] | None = None
-    optional: bool = False
+    weighs: str | None = None
+
+    @property
+    def optional(self) -> bool:
+        """Whether weights may lack the table."""
+        return self.weighs is not None
 
     @property
     def shape(self) -> tuple[int, ...]:

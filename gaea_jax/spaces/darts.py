@@ -77,9 +77,10 @@ class DARTS:
         """
         edges = tuple(f"{node}<-{source}" for node, source in EDGES)
         segments = tuple(NODES.index(node) for node, _ in EDGES)
-        inputs = Choice(edges, tuple(map(str, NODES)), "input", segments, optional=True)
+        nodes = tuple(map(str, NODES))
         operations = Choice(self.operations, edges, "op")
-        return {**{cell: operations for cell in CELLS}, **{f"{cell}_edges": inputs for cell in CELLS}}
+        inputs = {f"{cell}_edges": Choice(edges, nodes, "input", segments, weighs=cell) for cell in CELLS}
+        return {**{cell: operations for cell in CELLS}, **inputs}
 
     def select(self, weights: Mapping[str, jax.typing.ArrayLike]) -> dict[str, jax.Array]:
         """Keeps the two best edges of each node, each with its best operation.

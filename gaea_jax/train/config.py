@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -63,7 +64,8 @@ class RunConfig:
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide the numbers of a run, by flag; a resumed run must have the same."""
-        free = ("data_dir", "table", "report_every", "out", "resume", "tensorboard")
+        # What a file of a split says, not where it is, see `open_folder`.
+        free = ("data_dir", "table", "split", "report_every", "out", "resume", "tensorboard")
         return {f"--{name.replace('_', '-')}": v for name, v in self.fields().items() if name not in free}
 
 
@@ -172,11 +174,12 @@ def run_length(config: RunConfig, images: int, batch_size: int, schedule_epochs:
     return Length(until, steps_per_epoch, periods, period, config.report_every or -(-until // REPORTS))
 
 
-def open_folder(config: RunConfig) -> RunFolder | None:
+def open_folder(config: RunConfig, digests: Mapping[str, str | None] | None = None) -> RunFolder | None:
     """The folder of a run: a new one, or that of the run to resume.
 
     Args:
       config: the configuration.
+      digests: what else decides the numbers of the run, by flag, such as the content of a file.
 
     Returns:
       The folder; None if there is to be none.
@@ -188,9 +191,10 @@ def open_folder(config: RunConfig) -> RunFolder | None:
         if config.tensorboard:
             raise UsageError("tensorboard", "needs the folder of the run, --out")
         return None
+    identity = {**config.identity(), **(digests or {})}
     if config.resume:
-        return RunFolder.reopen(config.out, config.identity(), config.tensorboard)
-    return RunFolder.create(config.out, config.fields(), config.identity(), config.tensorboard)
+        return RunFolder.reopen(config.out, identity, config.tensorboard)
+    return RunFolder.create(config.out, config.fields(), identity, config.tensorboard)
 
 
 def compute_dtype(config: RunConfig) -> jax.typing.DTypeLike:

@@ -11,14 +11,23 @@ from flax import linen as nn
 from gaea_jax.data import Dataset, Split, StoredSplit, eval_batches, take
 from gaea_jax.errors import UsageError
 from gaea_jax.nets import Mixture
+from gaea_jax.train.loop import split_over
 from gaea_jax.train.state import SearchState
 
-EVAL_BATCH = 250
+EVAL_BATCH = 256
 STATISTICS = ("batch", "running")
+
+# Images [B, H, W, C], labels [B] and mask [B].
+Batch = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def accuracy_on(
-    net: nn.Module, variables: Any, split: Split | StoredSplit, dataset: Dataset, tops: Sequence[int] = (1,)
+    net: nn.Module,
+    variables: Any,
+    split: Split | StoredSplit,
+    dataset: Dataset,
+    tops: Sequence[int] = (1,),
+    devices: Sequence[jax.Device] | None = None,
 ) -> list[float]:
     """Accuracy of a trained network, with running statistics and without augmentation.
 
@@ -28,6 +37,7 @@ def accuracy_on(
       split: the images to test on.
       dataset: normalises them.
       tops: for each accuracy how many classes a network may name for an image, at most as many as there are.
+      devices: where the variables are, to spread each batch over; all local ones by default.
 
     Returns:
       Percent of the images of the split, one number for each of `tops`.
@@ -35,13 +45,18 @@ def accuracy_on(
 
     @jax.jit
     def correct(variables: Any, x: jax.Array, y: jax.Array, counts: jax.Array) -> jax.Array:
-        _, named = jax.lax.top_k(net.apply(variables, x, train=False), max(tops))
+        logits: Any = net.apply(variables, x, train=False)
+        _, named = jax.lax.top_k(logits, max(tops))
         right = (named == y[:, None]) & counts[:, None]
         return jnp.stack([jnp.sum(right[:, :top]) for top in tops])
 
-    batches = eval_batches(split, min(EVAL_BATCH, split.size), dataset.mean, dataset.std)
-    total = sum(np.asarray(correct(variables, *batch), np.int64) for batch in batches)
-    return [100 * int(count) / split.size for count in np.asarray(total)]
+    devices = devices if devices is not None else jax.local_devices()
+    # Filled up, so that each device has as many.
+    batch_size = -(-min(EVAL_BATCH, split.size) // len(devices)) * len(devices)
+    total = np.zeros(len(tops), np.int64)
+    for batch in eval_batches(split, batch_size, dataset.mean, dataset.std):
+        total += np.asarray(correct(variables, *jax.device_put(batch, split_over(devices))))
+    return [100 * int(count) / split.size for count in total]
 
 
 def spread(indices: np.ndarray, count: int) -> np.ndarray:
@@ -61,18 +76,38 @@ def spread(indices: np.ndarray, count: int) -> np.ndarray:
     return indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)]
 
 
-def supernet_accuracy(
-    net: nn.Module, dataset: Dataset, indices: np.ndarray, batch_size: int, statistics: str
-) -> Callable[[SearchState, Mixture], float]:
-    """Accuracy of a supernet under a mixture, on some training images that its weights do not see.
+def held_out_batches(
+    dataset: Dataset, indices: np.ndarray, batch_size: int, devices: Sequence[jax.Device] | None = None
+) -> list[Batch]:
+    """Training images that the weights do not see, loaded once and not augmented, for `supernet_accuracy`.
 
-    The images are not augmented, and loaded once. What does not fill a batch is left out.
+    Args:
+      dataset: its train split has the images.
+      indices: numbers of the images, [n], at least one; what does not fill a batch is left out.
+      batch_size: images in a batch, or all if there are fewer.
+      devices: where the state will be, to spread each batch over if their number divides it; all local ones by
+        default.
+
+    Returns:
+      The batches.
+    """
+    devices = devices if devices is not None else jax.local_devices()
+    batch_size = min(batch_size, len(indices))
+    images = len(indices) // batch_size * batch_size
+    batches = eval_batches(take(dataset.train, indices[:images]), batch_size, dataset.mean, dataset.std)
+    if batch_size % len(devices):
+        return list(batches)
+    return [jax.device_put(batch, split_over(devices)) for batch in batches]
+
+
+def supernet_accuracy(
+    net: nn.Module, batches: Sequence[Batch], statistics: str
+) -> Callable[[SearchState, Mixture], float]:
+    """Accuracy of a supernet under a mixture.
 
     Args:
       net: the supernet.
-      dataset: its train split has the images.
-      indices: numbers of the images, [n], at least one.
-      batch_size: images in a batch, or all if there are fewer.
+      batches: held-out images, see `held_out_batches`; all of them count.
       statistics: ``"batch"`` normalises by the statistics of each batch, which is how the weights were trained;
         ``"running"`` by the running ones, which average over all mixtures of the last steps.
 
@@ -84,9 +119,6 @@ def supernet_accuracy(
     """
     if statistics not in STATISTICS:
         raise UsageError("eval_statistics", f"{statistics!r} is unknown; known are {', '.join(STATISTICS)}")
-    batch_size = min(batch_size, len(indices))
-    images = len(indices) // batch_size * batch_size
-    batches = list(eval_batches(take(dataset.train, indices[:images]), batch_size, dataset.mean, dataset.std))
 
     @jax.jit
     def correct(params: Any, collections: Any, mixture: Mixture, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -99,6 +131,6 @@ def supernet_accuracy(
 
     def accuracy(state: SearchState, mixture: Mixture) -> float:
         counts = [correct(state.params, state.collections, mixture, x, y) for x, y, _ in batches]
-        return 100 * sum(int(count) for count in counts) / images
+        return 100 * sum(map(int, counts)) / sum(len(y) for _, y, _ in batches)
 
     return accuracy

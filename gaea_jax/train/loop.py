@@ -86,6 +86,19 @@ def _scan(step: Step, state: Any, source: Any, count: int) -> tuple[Any, Any]:
     return state, jax.tree.map(lambda total: total / count, totals)
 
 
+def split_over(devices: Sequence[jax.Device]) -> NamedSharding:
+    """The sharding that spreads the first axis of arrays over devices.
+
+    Args:
+      devices: the devices; their number divides that axis.
+
+    Returns:
+      The sharding.
+    """
+    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
 def data_parallel(step: Step, devices: Sequence[jax.Device]) -> tuple[Step, NamedSharding]:
     """Spreads the batch of a step over devices; state and result are the same on all of them.
 
@@ -100,9 +113,8 @@ def data_parallel(step: Step, devices: Sequence[jax.Device]) -> tuple[Step, Name
       The step, and the sharding that state and source have to be put to (`jax.device_put`; a `Stream` by its ``place``)
       before the first one.
     """
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-    replicated = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec("data"))
+    split = split_over(devices)
+    replicated = NamedSharding(split.mesh, PartitionSpec())
 
     def sharded(state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
         state, metrics = step(state, jax.lax.with_sharding_constraint(batch, split))

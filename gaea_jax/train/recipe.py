@@ -7,28 +7,34 @@ import jax.numpy as jnp
 import optax
 
 
-def cosine(peak: float, floor: float, periods: int, period: int = 1) -> optax.Schedule:
+def cosine(peak: float, floor: float, periods: int, period: int = 1, *, warmup: int = 0) -> optax.Schedule:
     """Cosine from `peak` towards `floor` in equal stairs, as the papers' recipes have it (a stair an epoch).
+
+    A warm-up takes the place of its first stairs, as in the search of `PC-DARTS <https://arxiv.org/abs/1907.05737>`_ on
+    ImageNet: of n stairs, stair e has ``peak (e + 1) / n``.
 
     Args:
       peak: value in the first stair.
       floor: value that the stair after the last would have, and that all later steps have.
       periods: number of stairs.
       period: steps in a stair.
+      warmup: stairs of the warm-up.
 
     Returns:
       A schedule of the step.
 
     Example:
-      >>> schedule = cosine(0.1, 0.0, 50, 100)
-      >>> round(float(schedule(25 * 100 + 99)), 6)
-      0.05
+      >>> schedule = cosine(0.1, 0.0, 50, 100, warmup=5)
+      >>> [round(float(schedule(100 * epoch + 99)), 6) for epoch in (0, 4, 25)]
+      [0.02, 0.1, 0.05]
     """
 
     def schedule(step: Any) -> Any:
-        done = jnp.minimum(step // period, periods) / periods
+        stair = step // period
+        done = jnp.minimum(stair, periods) / periods
         # Equal to (1 + cos(pi * done)) / 2, but in float32 that has no digits left near the end.
-        return floor + (peak - floor) * jnp.cos(jnp.pi / 2 * done) ** 2
+        down = floor + (peak - floor) * jnp.cos(jnp.pi / 2 * done) ** 2
+        return jnp.where(stair < warmup, peak * (stair + 1) / warmup, down) if warmup else down
 
     return schedule
 

@@ -52,11 +52,10 @@ def make_report(
     arch = state.params["arch"]
     key = jax.random.fold_in(jax.random.fold_in(state.key, _DERIVATIONS), state.step)
 
-    def derived(genotype: Any) -> Mixture:
-        return Mixture.derived(space.encode(genotype))
+    def evaluate(genotype: Any) -> float:
+        return accuracies[""](state, Mixture.derived(space.encode(genotype)))
 
-    evaluate = (lambda genotype: accuracies[""](state, derived(genotype))) if accuracies else None
-    genotype = method.derive(space, arch, key, evaluate)
+    genotype = method.derive(space, arch, key, evaluate if accuracies else None)
     weights = method.weights(space, arch)
     record = {
         "epoch": int(state.step) / steps_per_epoch,
@@ -69,9 +68,11 @@ def make_report(
     nats = operation_entropy(space.choices, record["entropy"])
     text = f"loss {means['loss']:.3f}  acc {means['accuracy']:.1f} %  entropy {nats:.3f} nats"
     if accuracies:
-        discrete = derived(genotype)
+        discrete = Mixture.derived(space.encode(genotype))
         learns = bool(jax.tree.leaves(arch))
         mixture = method.mixture(space, arch, key, state.step, "eval") if learns else discrete
+        if mixture.active is None:
+            discrete = _one_hot(space, genotype, mixture)
         once = _equal(mixture, discrete)
         for name, accuracy in accuracies.items():
             valid = accuracy(state, mixture)
@@ -102,6 +103,16 @@ def _skip_share(space: Space, genotype: Any) -> float:
             skips += int(selected[:, options.index("skip_connect")].sum())
             kept += int(selected.sum())
     return skips / kept
+
+
+def _one_hot(space: Space, genotype: Any, mixture: Mixture) -> Mixture:
+    """A genotype in the form of a mixture of all operations, so that the program compiled for that serves it too."""
+    tables = space.encode(genotype)
+    kept = {
+        name: tables[name] if choice.weighs is None else tables[choice.weighs].any(axis=-1)
+        for name, choice in space.choices.items()
+    }
+    return Mixture({name: kept[name].astype(table.dtype) for name, table in mixture.weights.items()})
 
 
 def _equal(one: Mixture, other: Mixture) -> bool:

@@ -271,7 +271,7 @@ def retrain(
     )
     variables = {"params": finished.state.params, **finished.state.collections}
     tops = (1, 5) if dataset.num_classes > _TOP_5_ABOVE else (1,)
-    tested, *among_5 = accuracy_on(net, variables, dataset.test, dataset, tops)
+    tested, *among_5 = accuracy_on(net, variables, dataset.test, dataset, tops, devices)
     finished.records[-1]["test_accuracy"] = tested
     result = RetrainResult(
         genotype,

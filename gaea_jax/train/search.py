@@ -27,7 +27,7 @@ from gaea_jax.train.config import (
     run_length,
 )
 from gaea_jax.train.drive import Record, drive
-from gaea_jax.train.evaluate import STATISTICS, spread, supernet_accuracy
+from gaea_jax.train.evaluate import STATISTICS, held_out_batches, spread, supernet_accuracy
 from gaea_jax.train.recipe import cosine, linear, sgd
 from gaea_jax.train.report import Accuracy, make_report
 from gaea_jax.train.state import SearchState, compiled_once, run_key
@@ -83,13 +83,15 @@ class SearchConfig(RunConfig):
         ``valid`` (see `gaea_jax.data.load_train_valid`); by default their first and last half.
       hypergradient: of "bilevel-unrolled", "exact" or, as DARTS approximates it, "finite-difference".
       table: file of a tabular benchmark, for the true accuracy of what is derived at every report.
-      batch_size: images in a batch.
+      batch_size: images in a batch; PC-DARTS has 256, with a peak of 0.1.
       channels: width of the first stage.
-      cells: cells in each stage of NAS-Bench-201; for DARTS the number of layers.
+      cells: cells in each stage of NAS-Bench-201; for DARTS the number of layers, 8 in the papers.
       stem: what comes before the cells, "cifar" or "imagenet"; the latter divides the side of the image by 8 before the
         first cell, as in GAEA's search on ImageNet.
       learning_rate: peak of the cosine for the weights.
       final_learning_rate: floor of that cosine.
+      warmup_epochs: epochs (fractions too) in which the weights' learning rate climbs, in equal stairs, from near 0 to
+        its peak, while the cosine goes on.
       schedule_epochs: epochs of that cosine, and of the temperature, if other than those of the run.
       momentum: of the weights' SGD.
       weight_decay: L2 factor of the weights.
@@ -106,7 +108,8 @@ class SearchConfig(RunConfig):
       final_temperature: of the Gumbel softmax in the last epoch, with a straight line between; 0.1 by default.
       derive_from: which genotype is the result: "last", or "best_valid", that of the report with the best accuracy on
         held-out images; both are recorded.
-      eval_images: number of held-out images on which a report evaluates the supernet.
+      eval_images: number of held-out images on which a report evaluates the supernet, in whole batches: what does not
+        fill one is left out.
       eval_statistics: BatchNorm's statistics in that evaluation, those of each "batch" or the "running" ones; "both"
         is "batch", and reports the accuracies under the others besides.
     """
@@ -124,6 +127,7 @@ class SearchConfig(RunConfig):
     stem: str = "cifar"
     learning_rate: float = 0.025
     final_learning_rate: float = 0.001
+    warmup_epochs: float = 0.0
     schedule_epochs: int | None = None
     momentum: float = 0.9
     weight_decay: float = 3e-4
@@ -291,7 +295,13 @@ def search(
     )
     tx = search_optimizer(
         weights=sgd(
-            cosine(config.learning_rate, config.final_learning_rate, length.periods, length.period),
+            cosine(
+                config.learning_rate,
+                config.final_learning_rate,
+                length.periods,
+                length.period,
+                warmup=round(config.warmup_epochs * length.steps_per_epoch / length.period),
+            ),
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,
@@ -314,8 +324,8 @@ def search(
     learns = bool(jax.tree.leaves(blank.params["arch"]))
     if not learns and train_valid is None:
         raise UsageError("objective", f"{config.method} derives by accuracy on held-out images, as bilevel ones have")
-    accuracies = _accuracies(config, net, dataset, train_valid)
-    folder = open_folder(config)
+    accuracies = _accuracies(config, net, dataset, train_valid, devices)
+    folder = open_folder(config, {"--split": None if train_valid is None else train_valid.digest()})
     finished = drive(
         step,
         create(key),
@@ -366,18 +376,19 @@ def _train_valid(config: SearchConfig, dataset: Dataset) -> TrainValid | None:
 
 
 def _accuracies(
-    config: SearchConfig, net: nn.Module, dataset: Dataset, train_valid: TrainValid | None
+    config: SearchConfig,
+    net: nn.Module,
+    dataset: Dataset,
+    train_valid: TrainValid | None,
+    devices: Sequence[jax.Device],
 ) -> dict[str, Accuracy]:
     """How a report evaluates the supernet: see `make_report`."""
     if train_valid is None:
         return {}
-    held_out = spread(train_valid.valid, config.eval_images)
+    batches = held_out_batches(dataset, spread(train_valid.valid, config.eval_images), config.batch_size, devices)
     both = {"": "batch", "_running": "running"}
     names = both if config.eval_statistics == "both" else {"": config.eval_statistics}
-    return {
-        name: supernet_accuracy(net, dataset, held_out, config.batch_size, statistics)
-        for name, statistics in names.items()
-    }
+    return {name: supernet_accuracy(net, batches, statistics) for name, statistics in names.items()}
 
 
 def _method(config: SearchConfig) -> Callable[[Length], Method]:

@@ -82,4 +82,6 @@ def compiled_once(create: Callable[[jax.Array], State]) -> Callable[[jax.Array],
     Returns:
       The compiled function.
     """
-    return jax.jit(create, compiler_options={"xla_backend_optimization_level": 0})
+    # Compilers of other platforms have other options.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(create, compiler_options=options)

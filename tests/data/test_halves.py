@@ -1,3 +1,5 @@
+import re
+
 import chex
 import numpy as np
 import pytest
@@ -111,3 +113,10 @@ def test_the_fixed_halves_are_the_first_and_the_last_images():
     train, valid = first_and_last_half(50_000)
     assert (train[0], train[-1], valid[0], valid[-1]) == (0, 24_999, 25_000, 49_999)
     assert len(train) == len(valid) == 25_000 and train.dtype == valid.dtype == np.int32
+
+
+def test_the_digest_is_that_of_the_images_in_their_order():
+    split = first_and_last_half(6)
+    others = [first_and_last_half(7), split._replace(valid=split.valid[::-1]), type(split)(*reversed(split))]
+    assert len({one.digest() for one in (split, first_and_last_half(6), *others)}) == 4
+    assert re.fullmatch("[0-9a-f]{12}", split.digest())

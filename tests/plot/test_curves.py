@@ -11,7 +11,7 @@ from gaea_jax.spaces import Choice, get_space
 
 CHOICES = get_space("nas_bench_201_nozero").choices
 OPERATIONS = CHOICES["cell"].options
-INPUTS = Choice(("a", "b", "c", "d", "e"), ("x", "y"), "input", (0, 1, 0, 1, 1), optional=True)
+INPUTS = Choice(("a", "b", "c", "d", "e"), ("x", "y"), "input", (0, 1, 0, 1, 1), weighs="cell")
 DARTS = get_space("darts")
 
 

@@ -2,11 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gaea_jax.data import normalise
 from gaea_jax.errors import UsageError
 from gaea_jax.nets import Mixture
-from gaea_jax.train.evaluate import accuracy_on, supernet_accuracy
+from gaea_jax.train.evaluate import accuracy_on, held_out_batches, supernet_accuracy
+from gaea_jax.train.loop import split_over
 
 MIXTURE = Mixture({"cell": jnp.full((6, 4), 0.25)})
 
@@ -27,7 +29,7 @@ def state(tiny, batch):
 @pytest.mark.parametrize("statistics", ["batch", "running"])
 def test_the_accuracy_of_a_supernet_on_the_named_images(tiny, state, dataset, statistics):
     indices = np.random.default_rng(0).permutation(40)[:27]
-    accuracy = supernet_accuracy(tiny.net, dataset, indices, 8, statistics)
+    accuracy = supernet_accuracy(tiny.net, held_out_batches(dataset, indices, 8), statistics)
     variables = {"params": state.params["weights"], **state.collections}
     logits = []
     for start in (0, 8, 16):
@@ -42,13 +44,33 @@ def test_the_accuracy_of_a_supernet_on_the_named_images(tiny, state, dataset, st
 
 
 def test_fewer_images_than_a_batch_are_one_batch(tiny, state, dataset):
-    accuracy = supernet_accuracy(tiny.net, dataset, np.arange(5), 8, "batch")
-    assert accuracy(state, MIXTURE) in {0.0, 20.0, 40.0, 60.0, 80.0, 100.0}
+    [(x, y, mask)] = held_out_batches(dataset, np.array([7, 3, 30, 4, 11]), 8)
+    expected = normalise(jnp.asarray(dataset.train.images[[7, 3, 30, 4, 11]]), dataset.mean, dataset.std)
+    np.testing.assert_array_equal(x, expected)
+    np.testing.assert_array_equal(y, dataset.train.labels[[7, 3, 30, 4, 11]])
+    assert np.all(mask)
+    accuracy = supernet_accuracy(tiny.net, [(x, y, mask)], "batch")
+    variables = {"params": state.params["weights"], **state.collections}
+    logits, _ = tiny.net.apply(variables, x, MIXTURE, True, mutable=["batch_stats"])
+    assert accuracy(state, MIXTURE) == pytest.approx(share(logits, y))
+
+
+@pytest.mark.parametrize(("batch_size", "shares"), [(16, 8), (20, 1)])
+def test_every_device_has_its_share_of_the_held_out_images(tiny, state, dataset, batch_size, shares):
+    indices = np.random.default_rng(1).permutation(40)
+    batches = held_out_batches(dataset, indices, batch_size)
+    assert {len(x.addressable_shards) for x, _, _ in batches} == {shares}
+    assert {x.addressable_shards[0].data.shape[0] for x, _, _ in batches} == {batch_size // shares}
+    everywhere = jax.device_put(state, NamedSharding(split_over(jax.devices()).mesh, PartitionSpec()))
+    alone = held_out_batches(dataset, indices, batch_size, jax.devices()[:1])
+    for statistics in ("batch", "running"):
+        found = supernet_accuracy(tiny.net, batches, statistics)(everywhere, MIXTURE)
+        assert found == supernet_accuracy(tiny.net, alone, statistics)(state, MIXTURE)
 
 
 def test_unknown_statistics_are_refused(tiny, dataset):
     with pytest.raises(UsageError, match="eval_statistics: 'moving' is unknown; known are batch, running"):
-        supernet_accuracy(tiny.net, dataset, np.arange(5), 8, "moving")
+        supernet_accuracy(tiny.net, held_out_batches(dataset, np.arange(5), 8), "moving")
 
 
 def test_every_image_of_a_split_counts_once(tiny, state, dataset):

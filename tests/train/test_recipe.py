@@ -33,6 +33,14 @@ def test_after_the_last_stair_the_cosine_stays_on_its_floor():
     np.testing.assert_allclose([float(schedule(step)) for step in (30, 31, 1000)], 0.01, rtol=1e-6)
 
 
+def test_a_warm_up_takes_the_place_of_the_first_stairs_of_the_cosine():
+    alone, warm = cosine(0.5, 0.001, 50, 7), jax.jit(cosine(0.5, 0.001, 50, 7, warmup=5))
+    for epoch, value in {0: 0.1, 1: 0.2, 4: 0.5}.items():
+        np.testing.assert_allclose([warm(7 * epoch), warm(7 * epoch + 6)], value, rtol=1e-6)
+    steps = np.arange(35, 400)
+    np.testing.assert_allclose(warm(steps), alone(steps), rtol=1e-5)
+
+
 @pytest.mark.parametrize("period", [1, 7])
 def test_warmup_linear_has_the_values_of_pc_darts_on_imagenet(period):
     schedule = jax.jit(warmup_linear(0.5, 250, period, ends=5))

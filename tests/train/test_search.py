@@ -13,13 +13,13 @@ import pytest
 
 from gaea_jax.benchmarks import load_table
 from gaea_jax.checkpoint import CheckpointError
-from gaea_jax.data import first_and_last_half, load_dataset
+from gaea_jax.data import first_and_last_half, load_dataset, load_train_valid
 from gaea_jax.errors import UsageError
 from gaea_jax.nets import Mixture, supernet
 from gaea_jax.spaces import get_space
 from gaea_jax.train import Interrupted, SearchConfig, search
 from gaea_jax.train.drive import Run
-from gaea_jax.train.evaluate import spread, supernet_accuracy
+from gaea_jax.train.evaluate import held_out_batches, spread, supernet_accuracy
 
 CONFIG = SearchConfig(steps=6, report_every=2, channels=4, cells=1, batch_size=8, seed=1)
 SPACE = get_space(CONFIG.space)
@@ -170,6 +170,14 @@ def test_a_bilevel_search_records_the_last_and_the_best_cell(tmp_path):
     assert all(accuracy == pytest.approx(round(accuracy * 96 / 100) / 96 * 100) for accuracy in accuracies)
     best = result.records[int(np.argmax(accuracies))]
     said = json.loads((config.out / "result.json").read_text())
+    identity = json.loads((config.out / "config.json").read_text())["identity"]
+    assert identity["--split"] == load_train_valid(split, 1437).digest()
+    # The file may move, but its images may not change.
+    resumed = dataclasses.replace(config, split=split.rename(tmp_path / "moved.npz"), resume=True)
+    assert searched(resumed).genotype == result.genotype
+    np.savez(resumed.split, train=numbers[:999], valid=numbers[999:])
+    with pytest.raises(CheckpointError, match="--split was"):
+        searched(resumed)
     assert said["derived_from"] == {"rule": "best_valid", "step": best["step"]}
     assert said["genotype"] == str(result.genotype) == best["genotype"]
     assert said["best_valid"] == {
@@ -189,9 +197,9 @@ def test_a_bilevel_search_records_the_last_and_the_best_cell(tmp_path):
 def test_a_report_can_have_both_statistics_of_the_mixture_and_of_the_derived_cell(monkeypatch):
     base = {"batch": 20.0, "running": 40.0}
 
-    def supernet_accuracy(net, dataset, indices, batch_size, statistics):
-        assert (len(indices), batch_size) == (64, 8)
-        return lambda state, mixture: base[statistics] + (mixture.active is not None)
+    def supernet_accuracy(net, batches, statistics):
+        assert [len(y) for _, y, _ in batches] == [8] * 8
+        return lambda state, mixture: base[statistics] + float(mixture.weights["cell"].max() == 1)
 
     def drive(step, state, source, until, *, report, **options):
         record, _ = report(state, {"loss": 1.0, "accuracy": 10.0})
@@ -268,7 +276,8 @@ def test_random_search_derives_by_held_out_accuracy():
     assert record["entropy"] == {"cell": pytest.approx(np.log(4))}
     digits = load_dataset("digits")
     net = supernet(SPACE, channels=4, cells=1, num_classes=10)
-    accuracy = supernet_accuracy(net, digits, spread(first_and_last_half(1437).valid, 16), 8, "batch")
+    held_out = held_out_batches(digits, spread(first_and_last_half(1437).valid, 16), 8, jax.devices()[:1])
+    accuracy = supernet_accuracy(net, held_out, "batch")
     assert record["valid_accuracy"] == accuracy(result.state, Mixture.derived(SPACE.encode(result.genotype)))
 
 

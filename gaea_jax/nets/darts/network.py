@@ -127,7 +127,7 @@ class DARTSNetwork(nn.Module):
         self, x: jax.Array, train: bool, drop_path: jax.Array | float = 0.0
     ) -> jax.Array | tuple[jax.Array, jax.Array]:
         """Images [B, H, W, channels of the image] to logits [B, num_classes], in training with the auxiliary ones."""
-        rate = None if not train or (isinstance(drop_path, float) and drop_path == 0) else drop_path
+        rate = None if not train or (isinstance(drop_path, int | float) and drop_path == 0) else drop_path
         derived_cell = nn.remat(DerivedCell, static_argnums=(3,)) if self.remat else DerivedCell
         seen: list[jax.Array] = []
 
@@ -166,6 +166,11 @@ def _network_darts(
 def _inherit_darts(space: DARTS, variables: Mapping[str, Any], genotype: Genotype) -> dict[str, Any]:
     space.check(genotype)
     params, statistics = (flatten_dict(variables[name]) for name in ("params", "batch_stats"))
+    if any(path[0] == "stem_0" for path in params):
+        raise UsageError("variables", "are of a supernet for ImageNet, whose stem is wider than that of its networks")
+    widths = {leaf.shape[-1] for path, leaf in statistics.items() if path[0] == "cell_0"}
+    if len(widths) > 1:
+        raise UsageError("variables", "are of a supernet with partial channels; wants operations that see all channels")
     count = len({path[0] for path in params if path[0].startswith("cell_")})
 
     def shared(path: tuple[str, ...]) -> bool:

@@ -47,6 +47,12 @@ def test_sizes_of_the_published_networks(
     assert with_head - parameters == HEADS[fields["stem"]]
 
 
+def test_the_multiply_adds_of_a_network_that_is_known_to_four_digits() -> None:
+    fields, side = IMAGENET
+    net = network(SPACE, PUBLISHED["PC_DARTS_IMAGE"], **fields)
+    assert round(count(net, (side, side, 3)).multiply_adds / 1e6, 1) == 581.6
+
+
 def test_a_network_computes_what_the_supernet_computes_under_its_genotype(draw: Any) -> None:
     size = {"channels": 4, "cells": 2, "num_classes": 3}
     relaxed = supernet(SPACE, **size)
@@ -108,3 +114,14 @@ def test_nas_bench_201_refuses_what_it_has_not(options: dict[str, Any], argument
     with pytest.raises(UsageError, match="drops no paths"):
         net = network(space, cell, channels=4, cells=1, num_classes=2)
         jax.eval_shape(lambda: net.init(jax.random.key(0), IMAGES, train=True, drop_path=0.1))
+
+
+@pytest.mark.parametrize(("options", "sentence"), [({"partial": 2}, "partial"), ({"stem": "imagenet"}, "stem")])
+def test_a_supernet_of_other_shapes_than_its_networks_is_refused(options: dict[str, Any], sentence: str) -> None:
+    relaxed = supernet(SPACE, channels=4, cells=1, num_classes=3, **options)
+    uniform = Mixture({name: choice.uniform() for name, choice in SPACE.choices.items()})
+    images = jnp.zeros((1, 32, 32, 3))
+    variables = jax.eval_shape(lambda key: relaxed.init(key, images, uniform, train=False), jax.random.key(0))
+    with pytest.raises(UsageError, match=sentence) as caught:
+        inherit(SPACE, variables, CELL)
+    assert caught.value.argument == "variables"

@@ -65,12 +65,16 @@ def test_a_cell_is_the_sum_of_its_edges(draw: Any, reduction: bool, partial: int
     module = cell(reduction, partial)
     variables = draw(module, BEFORE, LAST, mixture(WEIGHTS))
     evaluate = jax.jit(lambda m: module.apply(variables, BEFORE, LAST, m, train=False))
-    first_node = [edge for edge, (node, _) in enumerate(EDGES) if node == NODES[0]]
-    parts = []
-    for edge in first_node:
-        alone = np.where(np.arange(len(EDGES)) == edge, EDGE_WEIGHTS, 0)
-        parts.append(evaluate(mixture(WEIGHTS, alone))[..., :8])
-    chex.assert_trees_all_close(evaluate(mixture(WEIGHTS, EDGE_WEIGHTS))[..., :8], sum(parts), atol=1e-5)
+    for number, node in enumerate(NODES):
+        parts = []
+        into = [edge for edge, (target, _) in enumerate(EDGES) if target == node]
+        for edge in into:
+            # The nodes before stay as they are.
+            others = [other for other in into if other != edge]
+            alone = np.where(np.isin(np.arange(len(EDGES)), others), 0, EDGE_WEIGHTS)
+            parts.append(evaluate(mixture(WEIGHTS, alone))[..., 8 * number : 8 * number + 8])
+        together = evaluate(mixture(WEIGHTS, EDGE_WEIGHTS))[..., 8 * number : 8 * number + 8]
+        chex.assert_trees_all_close(together, sum(parts), atol=1e-5)
     # Weights of edges multiply those of their operations, where nothing passes by.
     if partial == 1:
         product = evaluate(mixture(WEIGHTS * EDGE_WEIGHTS[:, None]))
@@ -79,33 +83,37 @@ def test_a_cell_is_the_sum_of_its_edges(draw: Any, reduction: bool, partial: int
     chex.assert_shape(evaluate(mixture(WEIGHTS)), (3, side, side, 32))
 
 
-def test_other_channels_pass_by_unchanged(draw: Any) -> None:
-    module = cell(False, 4)
+@pytest.mark.parametrize("reduction", [False, True])
+def test_other_channels_pass_by_unchanged_or_as_the_largest_of_four_pixels(draw: Any, reduction: bool) -> None:
+    module = cell(reduction, 4)
     nothing = np.zeros_like(WEIGHTS)
     variables = draw(module, BEFORE, LAST, mixture(WEIGHTS))
     edges = np.zeros(len(EDGES), np.float32)
     edges[0] = 1
     node = run(module, variables, mixture(nothing, edges))[..., :8]
-    groups = np.asarray(node).reshape(3, 8, 8, 2, 4)  # channel c of group k is at 4 c + k
+    side = 4 if reduction else 8
+    groups = np.asarray(node).reshape(3, side, side, 2, 4)  # channel c of group k is at 4 c + k
     assert np.all(groups[..., 0] == 0)
     inputs = module.apply(
         variables, BEFORE, LAST, mixture(nothing), train=True, mutable=True, capture_intermediates=True
     )
     (first, _), *_ = inputs[1]["intermediates"]["inputs"]["__call__"]
-    chex.assert_trees_all_close(
-        np.moveaxis(groups[..., 1:], -1, -2).reshape(3, 8, 8, 6), np.asarray(first)[..., 2:], atol=1e-6
-    )
+    expected = np.asarray(first)[..., 2:]
+    if reduction:
+        expected = expected.reshape(3, 4, 2, 4, 2, 6).max((2, 4))
+    chex.assert_trees_all_close(np.moveaxis(groups[..., 1:], -1, -2).reshape(3, side, side, 6), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("reduction", [False, True])
-def test_what_is_active_is_computed_alone_and_alike(draw: Any, reduction: bool) -> None:
-    module = cell(reduction)
+@pytest.mark.parametrize(("reduction", "partial"), [(False, 1), (True, 1), (False, 4), (True, 4)])
+def test_what_is_active_is_computed_alone_and_alike(draw: Any, reduction: bool, partial: int) -> None:
+    module = cell(reduction, partial)
     variables = draw(module, BEFORE, LAST, mixture(WEIGHTS))
     chosen = RNG.integers(0, len(OPERATIONS), len(EDGES))
     active = np.eye(len(OPERATIONS), dtype=bool)[chosen]
     active[[0, 5]] = False
     one_hot = np.where(active, WEIGHTS, 0)
-    expected = run(module, variables, mixture(one_hot))
+    # On an edge without an active operation nothing passes by either.
+    expected = run(module, variables, mixture(one_hot, active.any(axis=1).astype(np.float32)))
     chex.assert_trees_all_close(run(module, variables, mixture(WEIGHTS, active=active)), expected, atol=1e-5)
 
     def broken(path: Any, leaf: jax.Array) -> jax.Array:
@@ -122,6 +130,61 @@ def test_what_is_active_is_computed_alone_and_alike(draw: Any, reduction: bool) 
 
     damaged = jax.tree_util.tree_map_with_path(broken, variables)
     chex.assert_trees_all_close(run(module, damaged, mixture(WEIGHTS, active=active)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", [False, True])
+def test_running_statistics_keep_nine_tenths_of_each_edge_that_was_computed(draw: Any, reduction: bool) -> None:
+    module = cell(reduction)
+    variables = draw(module, BEFORE, LAST, mixture(WEIGHTS))
+
+    def update(variables: Any, mixed: Mixture) -> Any:
+        return jax.jit(lambda m: module.apply(variables, BEFORE, LAST, m, train=True, mutable=["batch_stats"])[1])(
+            mixed
+        )
+
+    fresh = {**variables, "batch_stats": jax.tree.map(jnp.zeros_like, variables["batch_stats"])}
+    batch = jax.tree.map(lambda tenth: 10 * tenth, update(fresh, mixture(WEIGHTS))["batch_stats"])
+    dense = update(variables, mixture(WEIGHTS))["batch_stats"]
+    expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, variables["batch_stats"], batch)
+    chex.assert_trees_all_close(dense, expected, atol=1e-5)
+    # Only dil_conv_3x3, on the edges into the first node, whose inputs do not depend on what other edges do.
+    active = np.zeros(WEIGHTS.shape, bool)
+    active[:2, OPERATIONS.index("dil_conv_3x3")] = True
+    sampled = update(variables, mixture(WEIGHTS, active=active))["batch_stats"]
+    for name, statistics in variables["batch_stats"].items():
+        if name == "inputs":
+            continue
+        rows = [find_edge(*EDGES[edge], reduction) for edge in (0, 1)]
+        computed = [row for suffix, row in rows if name == "dil_conv_3x3" + suffix]
+        for key, old in statistics.items():
+            kept = np.isin(np.arange(len(old)), computed)[:, None]
+            chex.assert_trees_all_close(sampled[name][key], np.where(kept, expected[name][key], old), atol=1e-5)
+
+
+def test_gradients_of_a_cell_against_float64_differences(draw: Any) -> None:
+    narrow = draw(cell(True, 4), BEFORE, LAST, mixture(WEIGHTS))
+    with jax.enable_x64(True):
+        module = cell(True, 4).clone(dtype=jnp.float64)
+        variables, before, last = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (narrow, BEFORE, LAST))
+        rng = np.random.default_rng(2)
+        target = rng.normal(size=(3, 4, 4, 32))
+
+        @jax.jit
+        def loss(point: Any) -> jax.Array:
+            params, weights, edges = point
+            options = {"train": True, "mutable": ["batch_stats"]}
+            out, _ = module.apply({**variables, "params": params}, before, last, mixture(weights, edges), **options)
+            return jnp.sum(out * target)
+
+        point = variables["params"], WEIGHTS.astype(np.float64), EDGE_WEIGHTS.astype(np.float64)
+        gradient = jax.jit(jax.grad(loss))(point)
+        way = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), point)
+        along = sum(np.vdot(a, b) for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(way), strict=True))
+        # So short that hardly a rectifier or a maximum changes sides.
+        step = 1e-7
+        ahead, behind = (jax.tree.map(lambda p, w, s=s: p + s * step * w, point, way) for s in (1, -1))
+        difference = (loss(ahead) - loss(behind)) / (2 * step)
+        np.testing.assert_allclose(along, difference, rtol=1e-5)
 
 
 def test_the_weight_of_an_idle_operation_is_a_number_that_is_added(draw: Any) -> None:

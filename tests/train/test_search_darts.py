@@ -1,0 +1,74 @@
+"""Whole searches of DARTS cells, compiled and run: what they write, and that they go on where they were cut."""
+
+import dataclasses
+import json
+import signal
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from gaea_jax.spaces import get_space
+from gaea_jax.train import Interrupted, SearchConfig, search
+
+# Three layers are the fewest with a cell of either kind.
+CONFIG = SearchConfig(
+    space="darts",
+    method="gaea_pc_darts",
+    objective="bilevel",
+    steps=4,
+    report_every=2,
+    channels=8,
+    cells=3,
+    batch_size=8,
+    arch_learning_rate=3.0,
+    eval_images=16,
+    eval_statistics="both",
+)
+ACCURACIES = {"valid_accuracy", "derived_accuracy", "valid_accuracy_running", "derived_accuracy_running"}
+
+
+def searched(config, on_report=None):
+    return search(config, on_report, devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return searched(dataclasses.replace(CONFIG, out=tmp_path_factory.mktemp("darts") / "run"))
+
+
+def test_what_a_search_of_darts_cells_writes(found):
+    space = get_space("darts")
+    out = found.config.out
+    said = json.loads((out / "result.json").read_text())
+    assert said["space"] == "darts" and space.parse(said["genotype"]) == found.genotype
+    assert {path.name for path in (out / "plots").iterdir()} == {
+        *("loss_accuracy.png", "entropy.png", "mixture.png", "discretisation.png"),
+        *("normal.png", "normal.dot", "reduce.png", "reduce.dot"),
+    }
+    first, last = found.records
+    for record in (first, last):
+        assert record.keys() >= ACCURACIES
+        assert all(0 <= record[name] <= 100 for name in ACCURACIES)
+        assert record["entropy"].keys() == record["mixture"].keys() == space.choices.keys()
+    # Both kinds of cell and both kinds of table learn.
+    for name, choice in space.choices.items():
+        assert np.shape(last["mixture"][name]) == choice.shape
+        assert last["entropy"][name] < first["entropy"][name]
+
+
+def test_a_search_with_partial_channels_goes_on_bitwise(found, tmp_path):
+    config = dataclasses.replace(CONFIG, out=tmp_path / "run")
+
+    def stop(record):
+        if record["step"] == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        searched(config, stop)
+    result = searched(dataclasses.replace(config, resume=True))
+    chex.assert_trees_all_equal(result.state, found.state)
+    assert [{**record, "wall_s": 0} for record in result.records] == [
+        {**record, "wall_s": 0} for record in found.records
+    ]
