@@ -147,7 +147,8 @@ def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
       runs: the runs.
 
     Returns:
-      For each label the runs of a group. The label says what differs between groups.
+      For each label the runs of a group. The label says what differs between groups, and what is left at its default
+      only where that tells some of them apart.
 
     Raises:
       UsageError: on ``run``, if two are of the same configuration and seed.
@@ -163,11 +164,13 @@ def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
     differing = [
         flag for flag in flags if len({json.dumps(setting[flag]) for setting in settings if flag in setting}) > 1
     ]
-    labels = [
-        ", ".join(_in_words(flag, setting[flag]) for flag in differing if flag in setting)
-        or str(setting.get("--method", "all runs"))
-        for setting in settings
-    ]
+
+    def label(setting: Mapping[str, Any], without_defaults: bool) -> str:
+        told = [flag for flag in differing if flag in setting and not (without_defaults and setting[flag] is None)]
+        return ", ".join(_in_words(flag, setting[flag]) for flag in told) or str(setting.get("--method", "all runs"))
+
+    short, whole = ([label(setting, without) for setting in settings] for without in (True, False))
+    labels = short if len(set(short)) == len(short) else whole
     often = Counter(labels)
     return {
         f"{label} ({_without_seed(members[0].path)})" if often[label] > 1 else label: members
@@ -291,6 +294,7 @@ def _in_words(flag: str, value: Any) -> str:
     if flag == "--name":
         return pathlib.PurePath(value).name
     if isinstance(value, str):
+        value = pathlib.PurePath(value).name if flag == "--split" else value
         return value if len(value) <= LONGEST_VALUE else f"{value[: LONGEST_VALUE - 1]}…"
     if isinstance(value, bool):
         return name if value else f"no {name}"
