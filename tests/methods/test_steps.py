@@ -45,13 +45,19 @@ def stepped(method: Method, steps: int, order: str, warmup_steps: int = 0) -> li
 
 # One method of each form of mixture; compiling the steps would take minutes.
 @pytest.mark.parametrize(
-    ("factory", "order"), [(gaea_pc_darts, "joint"), (gdas, "joint"), (random_search, "alternating")]
+    ("factory", "objective", "order"),
+    [
+        (gaea_pc_darts, "single-level", "joint"),
+        (gdas, "single-level", "joint"),
+        (random_search, "bilevel", "alternating"),
+        (darts, "bilevel-unrolled", "alternating"),
+    ],
 )
-def test_a_step_of_the_supernet_can_be_traced(factory: Callable, order: str) -> None:
+def test_a_step_of_the_supernet_can_be_traced(factory: Callable, objective: str, order: str) -> None:
     method = factory()
     net = supernet(DARTS_SPACE, channels=8, cells=1, num_classes=3, **method.net)
     tx = search_optimizer(weights=optax.sgd(0.1), arch=method.optimizer(DARTS_SPACE))
-    step = make_search_step(net, DARTS_SPACE, method, tx, order=order)
+    step = make_search_step(net, DARTS_SPACE, method, tx, objective=objective, order=order)
 
     def two_states(key: jax.Array) -> tuple[SearchState, SearchState]:
         state = SearchState.create(net, DARTS_SPACE, method, tx, (8, 8, 3), key)
