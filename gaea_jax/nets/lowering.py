@@ -8,14 +8,15 @@ that layout from the start.
 It has no fast kernel at all for depthwise convolutions and for the gradient of a maximum. Both are sums over the places
 of the window, which on the CPU are written as such: a product of the shifted features for each place, which XLA fuses
 into one pass. Each pass is kept apart from its neighbours: fused with them, it would compute them again for each place,
-or be computed again for each of its users. The gradient of a depthwise kernel would be a reduction for each place; it
-is a matrix product instead.
+or be computed again for each of its users. Sums over all pixels, as the gradients of kernels are, it does in no fast
+way: they are made of short sums, and matrix products in the layout that the features have.
 
 Depthwise and pointwise convolutions work on stacks of features, [m, B, H, W, C], with a kernel for each of the m: the
 edges that leave a node, of which a few large operations are faster than many small ones.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -126,7 +127,7 @@ def _backward(
         of_x = _plain(g, turned, grown, (rows_x, columns_x), strides, dilation, precision)
         if w.shape[:2] == strides == grown == (1, 1) and padding == ((0, 0), (0, 0)):
             # A matrix product, which the fast kernel does not see in it.
-            return of_x, jnp.einsum("bhwc,bhwd->cd", x, g, precision=precision)[None, None]
+            return of_x, _of_pointwise_kernel(x[None], g[None], precision)[None]
         channels = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(g, (1, 2, 0, 3))
         of_w = _plain(*channels, dilation, (rows_w, columns_w), grown, strides, precision)
         return of_x, jnp.transpose(of_w, (1, 2, 0, 3))
@@ -141,8 +142,11 @@ def _backward(
 _conv.defvjp(_forward, _backward)
 
 
+@jax.custom_vjp
 def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """1x1 convolutions of a stack.
+
+    It has no forward-mode derivative, though its gradients have.
 
     Args:
       x: features [m, B, H, W, C].
@@ -151,7 +155,44 @@ def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       [m, B, H, W, D].
     """
+    return _pointwise(x, kernel)
+
+
+def _pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.einsum("mbhwc,mcd->mbhwd", x, kernel)
+
+
+def _pointwise_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _pointwise(x, kernel), (x, kernel)
+
+
+def _pointwise_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    return _pointwise(g, jnp.swapaxes(kernel, 1, 2)), _of_pointwise_kernel(x, g)
+
+
+pointwise.defvjp(_pointwise_forward, _pointwise_backward)
+
+
+def _of_pointwise_kernel(x: jax.Array, g: jax.Array, precision: jax.lax.PrecisionLike = None) -> jax.Array:
+    """The gradient of 1x1 kernels: over all pixels, the sum of products of features and g, [m, C, D].
+
+    On the CPU one matrix product would have XLA write both down transposed first. Over blocks of pixels it has not.
+    """
+
+    def whole(x: jax.Array, g: jax.Array) -> jax.Array:
+        return jnp.einsum("mbhwc,mbhwd->mcd", x, g, precision=precision)
+
+    def by_block(x: jax.Array, g: jax.Array) -> jax.Array:
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        block = math.gcd(math.prod(x.shape[1:4]), 64)
+        blocks = (a.reshape(len(a), -1, block, a.shape[-1]) for a in (x, g))
+        products = jnp.einsum("mnkc,mnkd->mncd", *blocks, precision=precision, preferred_element_type=dtype)
+        rows = products.reshape(*products.shape[:2], -1)
+        out = jnp.einsum("mnr,n->mr", rows, jnp.ones(rows.shape[1], dtype))
+        return out.reshape(len(x), x.shape[-1], g.shape[-1]).astype(x.dtype)
+
+    return jax.lax.platform_dependent(x, g, cpu=by_block, default=whole)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -283,38 +324,46 @@ def _spread(g: jax.Array, size: Sequence[int], stride: int, reach: int, pad: int
 
 
 def _of_depthwise_kernel(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
-    """The gradient of a depthwise kernel.
+    """The gradient of a depthwise kernel: for each of its places, the sum of products of features and g."""
+    pad = dilation * (kernel.shape[1] // 2)
+    padded = jnp.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad), (0, 0)))
+    run = _by_column if len(x) < len(g) else _by_eighth
+    return run(padded, g, kernel.shape[1], stride, dilation).astype(kernel.dtype)
+
+
+def _by_eighth(padded: jax.Array, g: jax.Array, k: int, stride: int, dilation: int) -> jax.Array:
+    """The products are added up over eighths of the batch, in the pass that makes them, and the rest by a product."""
+    dtype = jnp.promote_types(g.dtype, jnp.float32)
+    parts = math.gcd(g.shape[1], 8)
+    sums = []
+    for _, _, part in _places(padded, k, stride, dilation):
+        product = part.astype(dtype) * g.astype(dtype)
+        sums.append(functools.reduce(jnp.add, jnp.split(product, parts, axis=1)))
+    stack = jnp.stack(sums, axis=1).reshape(len(g), k * k, -1, g.shape[-1])
+    out = jnp.einsum("mpnc,n->mpc", stack, jnp.ones(stack.shape[2], dtype))
+    return out.reshape(len(g), k, k, -1)
+
+
+def _by_column(padded: jax.Array, g: jax.Array, k: int, stride: int, dilation: int) -> jax.Array:
+    """For a stack that starts from the same features, which this reads once for all.
 
     For each channel and each row of the kernel, one matrix product over images and rows gives the sums for all pairs of
-    a column of x and one of g; the columns of the kernel are sums of diagonals of these.
+    a column of the features and one of g; the columns of the kernel are sums of diagonals of these.
     """
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    m, k, _, channels = kernel.shape
-    pad = dilation * (k // 2)
-    height, width = g.shape[2:4]
-    padded = jnp.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad), (0, 0)))
+    dtype = jnp.promote_types(g.dtype, jnp.float32)
+    m, _, _, width, channels = g.shape
     columns = padded.shape[3]
     diagonals = np.zeros((k, columns, width), np.float32)
     for j in range(k):
         diagonals[j, j * dilation + stride * np.arange(width), np.arange(width)] = 1
-    shared = len(x) < m
-    # Channels first, and where all edges have the same x, their columns of g side by side: one product for all.
-    x_lines = jnp.transpose(padded, (0, 4, 1, 2, 3))
-    g_lines = jnp.transpose(g, (4, 1, 2, 0, 3) if shared else (0, 4, 1, 2, 3))
-    g_lines = g_lines.reshape(*([1] if shared else [m]), channels, -1, m * width if shared else width)
+    features = jnp.transpose(padded[0], (3, 0, 1, 2))
+    lines = jnp.transpose(g, (4, 1, 2, 0, 3)).reshape(channels, -1, m * width)
     rows = []
-    for i in range(k):
-        top = i * dilation
-        lines = x_lines[:, :, :, top : top + (height - 1) * stride + 1 : stride]
-        lines = lines.reshape(len(x), channels, -1, columns)
-        rows.append(jnp.einsum("mcnu,mcnv->mcuv", lines, g_lines, preferred_element_type=dtype))
-    pairs = jnp.stack(rows)
-    if shared:
-        pairs = pairs.reshape(k, channels, columns, m, width)
-        out = jnp.einsum("icumv,juv->mijc", pairs, diagonals)
-    else:
-        out = jnp.einsum("imcuv,juv->mijc", pairs, diagonals)
-    return out.astype(kernel.dtype)
+    for rows_of_place in _shifted(features, 2, k, stride, dilation):
+        seen = rows_of_place.reshape(channels, -1, columns)
+        rows.append(jnp.einsum("cnu,cnv->cuv", seen, lines, preferred_element_type=dtype))
+    pairs = jnp.stack(rows).reshape(k, channels, columns, m, width)
+    return jnp.einsum("icumv,juv->mijc", pairs, diagonals)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

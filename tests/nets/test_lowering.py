@@ -119,7 +119,7 @@ def test_depthwise_and_its_gradients_of_both_orders_are_those_of_a_grouped_convo
     members: int, shared: bool, kernel: int, stride: int, dilation: int, side: int
 ) -> None:
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(1 if shared else members, 2, side, side + 1, 3))
+    x = rng.normal(size=(1 if shared else members, 8, side, side + 1, 3))
     k = rng.normal(size=(members, kernel, kernel, 3))
 
     def everything(convolve: Any) -> Any:
@@ -134,6 +134,27 @@ def test_depthwise_and_its_gradients_of_both_orders_are_those_of_a_grouped_convo
 
     with jax.enable_x64(True):
         chex.assert_trees_all_close(everything(depthwise), everything(each_depthwise), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("members", "images", "side"), [(1, 4, 8), (3, 2, 5)])
+def test_pointwise_and_its_gradients_of_both_orders_are_those_of_a_matrix_product(
+    members: int, images: int, side: int
+) -> None:
+    rng = np.random.default_rng(0)
+    x, k = rng.normal(size=(members, images, side, side, 3)), rng.normal(size=(members, 3, 4))
+
+    def everything(convolve: Any) -> Any:
+        def first(x: jax.Array, k: jax.Array) -> Any:
+            return jax.grad(lambda x, k: jnp.sum(jnp.sin(convolve(x, k))), (0, 1))(x, k)
+
+        def run(x: jax.Array, k: jax.Array) -> Any:
+            return convolve(x, k), first(x, k), jax.jvp(first, (x, k), (jnp.cos(x), jnp.cos(k)))[1]
+
+        return jax.jit(run)(x, k)
+
+    with jax.enable_x64(True):
+        matrices = everything(lambda x, k: jnp.einsum("mbhwc,mcd->mbhwd", x, k))
+        chex.assert_trees_all_close(everything(pointwise), matrices, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("window", "stride", "side"), [(3, 1, 6), (3, 2, 6), (3, 2, 7), (2, 2, 6), (2, 2, 7)])
