@@ -16,7 +16,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from experiments.cli import guarded
-from experiments.suites import convergence, data, kernels, kills, supernet
+from experiments.suites import convergence, data, kernels, kills, loops, startup, supernet
 
 # A suite is a module with a dataclass ``Config``, ``run(config) -> dict`` (JSON) and ``plot(result, axes)``.
 SUITES = {
@@ -24,6 +24,8 @@ SUITES = {
     "data": data,
     "kernels": kernels,
     "kills": kills,
+    "loops": loops,
+    "startup": startup,
     "supernet": supernet,
 }
 

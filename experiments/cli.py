@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 import absl.logging
+import jax
+import platformdirs
 import tyro
 
 from gaea_jax.errors import UsageError
@@ -26,7 +28,18 @@ def main(run: Callable[[Config], None], config: type[Config], description: str) 
       config: the dataclass whose fields are the flags.
       description: printed by ``--help``.
     """
+    keep_programs()
     guarded(lambda prog: tyro.cli(config, prog=prog, description=description), run)
+
+
+def keep_programs() -> None:
+    """Has JAX keep what it compiles in the user's cache folder, for the next process that needs the same program.
+
+    The variables of JAX go before: ``JAX_COMPILATION_CACHE_DIR`` names another folder, and
+    ``JAX_ENABLE_COMPILATION_CACHE=false`` keeps nothing.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path("gaea_jax") / "programs"))
 
 
 def guarded(read: Callable[[str], Config], run: Callable[[Config], None]) -> None:

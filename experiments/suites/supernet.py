@@ -1,58 +1,39 @@
 """Time of one search step, beside that of an external program on the same machine.
 
 Both run in turn (A B A B ...), so that a machine that is slow for a while is slow for both. The batch is random and
-stays the same: data loading is not part of the step.
+stays the same: data loading is not part of the step. A product of two large matrices, timed in every round, says how
+fast the machine could be.
 """
 
+import contextlib
 import dataclasses
 import json
 import shlex
 import statistics
 import subprocess
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from matplotlib.axes import Axes
 
+from experiments.suites.steps import StepConfig, build
 from gaea_jax.errors import UsageError
-from gaea_jax.methods import get_method
-from gaea_jax.nets import supernet
-from gaea_jax.optim import search_optimizer
-from gaea_jax.spaces import get_space
-from gaea_jax.train import SearchState, make_search_step
-from gaea_jax.train.config import DTYPES
-from gaea_jax.train.recipe import sgd
-from gaea_jax.train.state import compiled_once
+
+# Side of the square matrices whose product is the machine's peak, and how often it is made a round.
+_SIDE = 2048
+_PRODUCTS = 3
+_POLL_S = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(StepConfig):
     """What to time."""
 
-    space: str = "nas_bench_201_nozero"
-    """Name of the search space."""
-    method: str = "gaea"
-    """Name of the search method, at its defaults; one that samples takes another sample at every step."""
-    objective: str = "single-level"
-    """Objective of the step."""
-    order: str = "joint"
-    """Order of the step, "joint" or "alternating"."""
-    hypergradient: str = "exact"
-    """Of "bilevel-unrolled", "exact" or "finite-difference"."""
-    partial: int | None = None
-    """K of a method with partial channels, if other than its default."""
-    channels: int = 16
-    """Width of the first stage."""
-    cells: int = 1
-    """Cells in each stage of NAS-Bench-201; layers of DARTS."""
-    batch_size: int = 64
-    """Images in a batch."""
-    image: int = 32
-    """Side of an image in pixels, of three channels."""
-    dtype: str = "float32"
-    """Compute type."""
     rounds: int = 5
     """How often each of the two runs."""
     steps: int = 5
@@ -68,90 +49,118 @@ def run(config: Config) -> dict[str, Any]:
       config: what to time.
 
     Returns:
-      ``config``; ``step_s``, a median a round, and their ``median``; ``images_per_s``; ``temporaries_mb`` of the
-      compiled step; ``compile_s``; with a yardstick also ``yardstick_s`` and ``ratio``: min, median and max over the
-      rounds of its time by ours (more than 1: ours is faster); and ``conclusion``, one line.
+      ``config``; ``step_s``, a median a round, and their ``median``; ``images_per_s``; ``gflop_per_s``, by what XLA
+      counts in the compiled step, and ``peak_gflop_per_s``, that of a matrix product in float32;
+      ``temporaries_mb`` of the compiled step; ``compile_s``; ``peak_mb``, the largest resident memory of this process
+      while it stepped, and ``compile_peak_mb``, that before; with a yardstick also ``yardstick_s``,
+      ``yardstick_peak_mb`` of its whole process, and ``ratio``: min, median and max over the rounds of its time by ours
+      (more than 1: ours is faster); and ``conclusion``, a few lines. Resident memory is None where there is no Linux.
 
     Raises:
       UsageError: on ``yardstick``, if the command fails or prints no such line.
     """
-    state, batch, step = _build(config)
+    state, batch, step = build(config)
     start = time.perf_counter()
     compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
     compile_s = time.perf_counter() - start
     memory = compiled.memory_analysis()
+    flop = (compiled.cost_analysis() or {})["flops"]
+    matrix = jnp.ones((_SIDE, _SIDE))
+    product = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
+    compile_peak = _peak_mb()
+    _forget_peak()
     ours: list[float] = []
-    theirs: list[float] = []
+    theirs: list[tuple[float, float | None]] = []
+    products: list[float] = []
+
+    def advance() -> None:
+        nonlocal state
+        state, metrics = compiled(state, batch)
+        jax.block_until_ready((state, metrics))
+
     for _ in range(config.rounds):
-        times = []
-        for _ in range(config.steps + 2):
-            start = time.perf_counter()
-            state, metrics = compiled(state, batch)
-            jax.block_until_ready((state, metrics))
-            times.append(time.perf_counter() - start)
-        ours.append(statistics.median(times[2:]))
+        ours.append(statistics.median(_seconds(advance, config.steps + 2)[2:]))
+        products.append(min(_seconds(lambda: jax.block_until_ready(product(matrix, matrix)), _PRODUCTS)))
         if config.yardstick:
             theirs.append(_yardstick(config.yardstick))
     median = statistics.median(ours)
-    name = " ".join((config.method, config.objective, config.order))
-    conclusion = f"{name}: {median:.3f} s a step, {config.batch_size / median:.0f} images/s"
+    peak = 2 * _SIDE**3 / statistics.median(products) / 1e9
     result: dict[str, Any] = {
         "config": dataclasses.asdict(config),
         "step_s": ours,
         "median": median,
         "images_per_s": config.batch_size / median,
+        "gflop_per_s": flop / median / 1e9,
+        "peak_gflop_per_s": peak,
         "temporaries_mb": memory.temp_size_in_bytes / 1e6 if memory else None,
+        "peak_mb": _peak_mb(),
+        "compile_peak_mb": compile_peak,
         "compile_s": compile_s,
     }
+    lines = [
+        f"{config.name}: {median:.3f} s a step, {result['images_per_s']:.0f} images/s",
+        f"{result['gflop_per_s']:.0f} of {peak:.0f} GFLOP/s",
+    ]
+    if result["peak_mb"]:
+        lines.append(f"{result['peak_mb']:,.0f} MB resident while it steps")
     if theirs:
-        ratios = [their / our for their, our in zip(theirs, ours, strict=True)]
-        result["yardstick_s"] = theirs
+        result["yardstick_s"], peaks = (list(found) for found in zip(*theirs, strict=True))
+        result["yardstick_peak_mb"] = max(filter(None, peaks), default=None)
+        ratios = [their / our for their, our in zip(result["yardstick_s"], ours, strict=True)]
         ratio = {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}
         result["ratio"] = ratio
-        conclusion += f"; the yardstick takes {ratio['median']:.2f} times as long"
-        conclusion += f" ({ratio['min']:.2f} to {ratio['max']:.2f})"
-    return {**result, "conclusion": conclusion}
+        lines[0] += f"; the yardstick takes {ratio['median']:.2f} times as long"
+        lines[0] += f" ({ratio['min']:.2f} to {ratio['max']:.2f})"
+        if result["yardstick_peak_mb"]:
+            lines[-1] += f"; the yardstick {result['yardstick_peak_mb']:,.0f} MB at most"
+    return {**result, "conclusion": "\n".join(lines)}
 
 
-def _build(config: Config) -> tuple[SearchState, Any, Any]:
-    space = get_space(config.space)
-    method = get_method(config.method)(**({} if config.partial is None else {"partial": config.partial}))
-    net = supernet(
-        space,
-        channels=config.channels,
-        cells=config.cells,
-        num_classes=10,
-        dtype=DTYPES[config.dtype],
-        **method.net,
-    )
-    weights = sgd(0.025, momentum=0.9, weight_decay=3e-4, clip_norm=5.0)
-    tx = search_optimizer(weights=weights, arch=method.optimizer(space))
-    step = make_search_step(
-        net,
-        space,
-        method,
-        tx,
-        objective=config.objective,
-        order=config.order,
-        hypergradient=config.hypergradient,
-    )
-    shape = (config.image, config.image, 3)
-    state = compiled_once(lambda key: SearchState.create(net, space, method, tx, shape, key))(jax.random.key(0))
-    images = jax.random.normal(jax.random.key(1), (config.batch_size, *shape))
-    labels = jax.random.randint(jax.random.key(2), (config.batch_size,), 0, 10, jnp.int32)
-    streams = ("weights",) if config.order == "joint" else ("weights", "arch")
-    return state, dict.fromkeys(streams, (images, labels)), step
+def _seconds(call: Callable[[], Any], times: int) -> list[float]:
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - start)
+    return found
 
 
-def _yardstick(command: str) -> float:
-    done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False)
-    for line in reversed(done.stdout.splitlines()):
+def _forget_peak() -> None:
+    """Has Linux count the peak of resident memory from here on, without what the compiler took."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_mb(process: str = "self") -> float | None:
+    """The largest resident memory of a process, as far as Linux still tells."""
+    try:
+        status = Path("/proc", process, "status").read_text()
+    except OSError:
+        return None
+    kibibytes = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
+    return kibibytes[0] * 1024 / 1e6 if kibibytes else None
+
+
+def _yardstick(command: str) -> tuple[float, float | None]:
+    """Runs the command; returns seconds a step and its largest resident memory."""
+    peak = None
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         try:
-            return float(json.loads(line)["step_s_median"])
-        except (ValueError, KeyError, TypeError):
-            continue
-    last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-    raise UsageError("yardstick", f"printed no JSON with step_s_median (status {done.returncode}: {last})")
+            process = subprocess.Popen(shlex.split(command), stdout=out, stderr=err)
+        except OSError as error:
+            raise UsageError("yardstick", f"cannot be run ({error.strerror}: {error.filename})") from error
+        while process.poll() is None:
+            peak = _peak_mb(str(process.pid)) or peak
+            time.sleep(_POLL_S)
+        out.seek(0)
+        err.seek(0)
+        for line in reversed(out.readlines()):
+            try:
+                return float(json.loads(line)["step_s_median"]), peak
+            except (ValueError, KeyError, TypeError):
+                continue
+        last = (err.read().strip().splitlines() or ["nothing"])[-1]
+    raise UsageError("yardstick", f"printed no JSON with step_s_median (status {process.returncode}: {last})")
 
 
 def plot(result: dict[str, Any], axes: Axes) -> None:

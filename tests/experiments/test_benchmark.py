@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.suites import convergence, data, kernels, supernet
+from experiments.suites import convergence, data, kernels, loops, startup, supernet
 from gaea_jax.data import StoredSplit, load_dataset
 from gaea_jax.errors import UsageError
 
@@ -73,7 +73,9 @@ def test_without_noise_the_best_step_of_both_methods_needs_few_iterations():
 
 def test_supernet_runs_in_turn_with_its_yardstick(tmp_path):
     program = tmp_path / "yardstick.py"
-    program.write_text("import json; print('warming up'); print(json.dumps({'step_s_median': 1000.0}))")
+    program.write_text(
+        "import json, time; print('warming up'); time.sleep(0.2); print(json.dumps({'step_s_median': 1000.0}))"
+    )
     config = supernet.Config(
         cells=1, channels=2, batch_size=4, image=8, rounds=2, steps=1, yardstick=f"{sys.executable} {program}"
     )
@@ -82,9 +84,42 @@ def test_supernet_runs_in_turn_with_its_yardstick(tmp_path):
     assert result["yardstick_s"] == [1000.0, 1000.0]
     assert result["ratio"]["min"] == pytest.approx(1000 / max(result["step_s"]))
     assert result["images_per_s"] == pytest.approx(4 / result["median"])
+    assert 0 < result["gflop_per_s"] < result["peak_gflop_per_s"]
+    assert min(result["peak_mb"], result["compile_peak_mb"]) > 100
+    assert 5 < result["yardstick_peak_mb"] < 100
     axes = Figure().add_subplot()
     supernet.plot(result, axes)
     assert [line.get_label() for line in axes.lines] == ["gaea_jax", "yardstick"]
+
+
+def test_a_yardstick_that_is_not_there_is_named():
+    with pytest.raises(UsageError, match=r"cannot be run \(No such file or directory: nowhere\)"):
+        supernet._yardstick("nowhere --fast")
+
+
+def test_both_loops_make_the_same_steps():
+    config = loops.Config(cells=1, channels=2, batch_size=4, image=8, rounds=2, steps=2)
+    result = loops.run(config)
+    assert result["difference"] < 1e-5
+    assert [len(times) for times in result["step_s"].values()] == [2, 2]
+    ratios = [scan / python for python, scan in zip(*result["step_s"].values(), strict=True)]
+    assert result["ratio"]["min"] == min(ratios)
+    axes = Figure().add_subplot()
+    loops.plot(result, axes)
+    assert [line.get_label() for line in axes.lines] == ['loop "python"', 'loop "scan"']
+
+
+def test_a_warm_start_compiles_nothing_again():
+    result = startup.run(startup.Config(cells=1, channels=2, batch_size=8, rounds=1))
+    assert 0 < result["median"]["warm"] < result["median"]["cold"]
+    axes = Figure().add_subplot()
+    startup.plot(result, axes)
+    assert len(axes.patches) == 2
+
+
+def test_a_search_that_cannot_start_is_named():
+    with pytest.raises(UsageError, match=r"did not run \(status 2: error: --order"):
+        startup.run(startup.Config(order="both"))
 
 
 def test_plain_operations_compute_what_ours_compute():

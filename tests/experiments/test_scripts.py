@@ -17,10 +17,11 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from experiments.cli import _first_paragraph, main
+from experiments.cli import _first_paragraph, keep_programs, main
 from experiments.suites.kills import checkpoints, differences, outcome
 from gaea_jax.spaces import get_space
 from gaea_jax.train import DivergedError, Interrupted, RetrainConfig, SearchConfig
@@ -139,7 +140,7 @@ BAD_INPUT = [
     (f"{TRAIN} --out run --resume --channels 8", "--resume", "--channels was 4, now 8"),
     (f"{TRAIN} --out run --resume --steps 3", "--resume", "--steps was 2, now 3"),
     (f"{TRAIN} --out torn --resume", "--resume", "damaged"),
-    ("benchmark", "convergence, data, kernels, kills, supernet", "--help"),
+    ("benchmark", "convergence, data, kernels, kills, loops, startup, supernet", "--help"),
     ("benchmark speed", "speed", "--help"),
     ("benchmark supernet --steps x", "--steps", "int"),
     ("benchmark supernet --steps 1 --rounds 1 --channels 2 --image 8 --yardstick false", "--yardstick", "JSON"),
@@ -269,6 +270,14 @@ def test_what_ends_a_run_is_one_line_and_a_status(error, status, said, monkeypat
         main(run, SearchConfig, "A search.")
     assert stop.value.code == status
     assert capsys.readouterr() == ("", f"error: {said}\n")
+
+
+@pytest.mark.parametrize("named", [None, "elsewhere"])
+def test_compiled_programs_are_kept_for_the_user_or_where_jax_was_told_to(named, monkeypatch, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", named)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    keep_programs()
+    assert jax.config.values["jax_compilation_cache_dir"] == (named or str(tmp_path / "gaea_jax" / "programs"))
 
 
 @pytest.mark.parametrize(("script_name", "config"), [("search", SearchConfig), ("retrain", RetrainConfig)])

@@ -1,0 +1,91 @@
+"""A search step on random images, which the suites that time one share."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gaea_jax.methods import get_method
+from gaea_jax.nets import supernet
+from gaea_jax.optim import search_optimizer
+from gaea_jax.spaces import get_space
+from gaea_jax.train import SearchState, make_search_step
+from gaea_jax.train.config import DTYPES
+from gaea_jax.train.recipe import sgd
+from gaea_jax.train.state import compiled_once
+from gaea_jax.train.step import SearchStep
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+    """Which step."""
+
+    space: str = "nas_bench_201_nozero"
+    """Name of the search space."""
+    method: str = "gaea"
+    """Name of the search method, at its defaults; one that samples takes another sample at every step."""
+    objective: str = "single-level"
+    """Objective of the step."""
+    order: str = "joint"
+    """Order of the step, "joint" or "alternating"."""
+    hypergradient: str = "exact"
+    """Of "bilevel-unrolled", "exact" or "finite-difference"."""
+    partial: int | None = None
+    """K of a method with partial channels, if other than its default."""
+    channels: int = 16
+    """Width of the first stage."""
+    cells: int = 1
+    """Cells in each stage of NAS-Bench-201; layers of DARTS."""
+    batch_size: int = 64
+    """Images in a batch."""
+    image: int = 32
+    """Side of an image in pixels, of three channels."""
+    dtype: str = "float32"
+    """Compute type."""
+
+    @property
+    def name(self) -> str:
+        """Method, objective and order."""
+        return " ".join((self.method, self.objective, self.order))
+
+
+def build(config: StepConfig) -> tuple[SearchState, Any, SearchStep]:
+    """Makes the step and what it takes.
+
+    Args:
+      config: which step.
+
+    Returns:
+      The state before the first step, a batch, and the step, not yet compiled.
+
+    Raises:
+      UsageError: a name is unknown, or the supernet cannot be of this size.
+    """
+    space = get_space(config.space)
+    method = get_method(config.method)(**({} if config.partial is None else {"partial": config.partial}))
+    net = supernet(
+        space,
+        channels=config.channels,
+        cells=config.cells,
+        num_classes=10,
+        dtype=DTYPES[config.dtype],
+        **method.net,
+    )
+    weights = sgd(0.025, momentum=0.9, weight_decay=3e-4, clip_norm=5.0)
+    tx = search_optimizer(weights=weights, arch=method.optimizer(space))
+    step = make_search_step(
+        net,
+        space,
+        method,
+        tx,
+        objective=config.objective,
+        order=config.order,
+        hypergradient=config.hypergradient,
+    )
+    shape = (config.image, config.image, 3)
+    state = compiled_once(lambda key: SearchState.create(net, space, method, tx, shape, key))(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (config.batch_size, *shape))
+    labels = jax.random.randint(jax.random.key(2), (config.batch_size,), 0, 10, jnp.int32)
+    streams = ("weights",) if config.order == "joint" else ("weights", "arch")
+    return state, dict.fromkeys(streams, (images, labels)), step
