@@ -16,7 +16,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from experiments.cli import guarded
-from experiments.suites import convergence, data, kernels, kills, loops, startup, supernet
+from experiments.suites import convergence, data, kernels, kills, loops, startup, supernet, tpu
 
 # A suite is a module with a dataclass ``Config``, ``run(config) -> dict`` (JSON) and ``plot(result, axes)``.
 SUITES = {
@@ -27,6 +27,7 @@ SUITES = {
     "loops": loops,
     "startup": startup,
     "supernet": supernet,
+    "tpu": tpu,
 }
 
 

@@ -1,6 +1,7 @@
 """A search step on random images, which the suites that time one share."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -50,14 +51,17 @@ class StepConfig:
         return " ".join((self.method, self.objective, self.order))
 
 
-def build(config: StepConfig) -> tuple[SearchState, Any, SearchStep]:
-    """Makes the step and what it takes.
+Create = Callable[[jax.Array], SearchState]
+
+
+def make(config: StepConfig) -> tuple[Create, SearchStep]:
+    """Makes the step and what draws its first state, neither compiled.
 
     Args:
       config: which step.
 
     Returns:
-      The state before the first step, a batch, and the step, not yet compiled.
+      From a random key to the state before the first step; and the step.
 
     Raises:
       UsageError: a name is unknown, or the supernet cannot be of this size.
@@ -84,8 +88,28 @@ def build(config: StepConfig) -> tuple[SearchState, Any, SearchStep]:
         hypergradient=config.hypergradient,
     )
     shape = (config.image, config.image, 3)
-    state = compiled_once(lambda key: SearchState.create(net, space, method, tx, shape, key))(jax.random.key(0))
-    images = jax.random.normal(jax.random.key(1), (config.batch_size, *shape))
+    return lambda key: SearchState.create(net, space, method, tx, shape, key), step
+
+
+def build(config: StepConfig) -> tuple[SearchState, Any, SearchStep]:
+    """Makes the step and what it takes.
+
+    Args:
+      config: which step.
+
+    Returns:
+      The state before the first step, a random batch, and the step, not yet compiled.
+
+    Raises:
+      UsageError: a name is unknown, or the supernet cannot be of this size.
+    """
+    create, step = make(config)
+    state = compiled_once(create)(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (config.batch_size, config.image, config.image, 3))
     labels = jax.random.randint(jax.random.key(2), (config.batch_size,), 0, 10, jnp.int32)
-    streams = ("weights",) if config.order == "joint" else ("weights", "arch")
-    return state, dict.fromkeys(streams, (images, labels)), step
+    return state, batches(config.order, (images, labels)), step
+
+
+def batches(order: str, batch: Any) -> dict[str, Any]:
+    """What a step of that order takes, with the same batch for both blocks."""
+    return dict.fromkeys(("weights",) if order == "joint" else ("weights", "arch"), batch)

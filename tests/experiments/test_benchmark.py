@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.suites import convergence, data, kernels, loops, startup, supernet
+from experiments.suites import convergence, data, kernels, loops, startup, supernet, tpu
 from gaea_jax.data import StoredSplit, load_dataset
 from gaea_jax.errors import UsageError
 
@@ -120,6 +120,49 @@ def test_a_warm_start_compiles_nothing_again():
 def test_a_search_that_cannot_start_is_named():
     with pytest.raises(UsageError, match=r"did not run \(status 2: error: --order"):
         startup.run(startup.Config(order="both"))
+
+
+def test_what_chips_send_each_other_is_read_from_the_program():
+    text = """
+    %r = (f32[8,4]{1,0:T(8,128)}, s32[2]{0}) all-reduce(%a, %b), channel_id=1
+    %s = bf16[] all-reduce-start(%c), channel_id=2
+    %t = bf16[] all-reduce-done(%s)
+    %u = f32[16] all-gather(%d), dimensions={0}
+    %v = f32[16] add(%d, %all-reduce.3)
+    """
+    found = tpu.collectives(text)
+    assert found == {
+        "all-reduce": {"count": 2, "mb": pytest.approx((32 * 4 + 2 * 4 + 2) / 1e6)},
+        "all-gather": {"count": 1, "mb": pytest.approx(64 / 1e6)},
+    }
+
+
+def test_steps_are_compiled_for_the_chips_that_are_named(monkeypatch):
+    monkeypatch.setattr(tpu, "_devices", lambda config: jax.devices()[: config.chips])
+    found = {}
+    for chips in (1, 4):
+        config = tpu.Config(chips=chips, only=("nas_bench_201 retrain",), channels=2, batch_size=8)
+        (found[chips],) = tpu.run(config)["rows"]
+    assert not found[1]["collectives"] and found[4]["collectives"]["all-reduce"]["count"] > 0
+    assert found[4]["gflop"] < 0.5 * found[1]["gflop"]
+    assert 0 < found[4]["temporaries_mb"] < found[4]["hbm_mb"]
+    result = {"rows": [{"step": "one", "error": "no"}, {**found[4], "step": "two"}], "chips": 4, "device": "TPU"}
+    axes = Figure().add_subplot()
+    tpu.plot(result, axes)
+    assert len(axes.patches) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "argument"),
+    [
+        (tpu.Config(topology="v0:1x1"), "topology"),
+        (tpu.Config(only=("darts",)), "only"),
+    ],
+)
+def test_what_cannot_be_compiled_for_is_named(config, argument):
+    with pytest.raises(UsageError) as caught:
+        tpu.run(config)
+    assert caught.value.argument == argument
 
 
 def test_plain_operations_compute_what_ours_compute():
