@@ -10,7 +10,7 @@ BIN := .venv/bin
 	touch $@
 
 search: .venv/installed
-	$(BIN)/python -m experiments.demo
+	JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.venv/programs $(BIN)/python -m experiments.demo
 
 lint: .venv/installed
 	$(BIN)/ruff check .
