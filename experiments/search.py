@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.cli import main
-from gaea_jax.errors import UsageError
-from gaea_jax.train import SearchConfig, SearchResult, search
+from gaea_jax.train import SearchConfig, SearchResult, search, search_seeds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +18,8 @@ class Flags(SearchConfig):
     """The flags: a `SearchConfig`, whose cells the DARTS family calls layers, and how many seeds to run.
 
     Attributes:
-      seeds: run this many searches, of seeds from `seed` up, each in a folder of its own below `out`, and sum them up.
+      seeds: run this many searches at once, of seeds from `seed` up, each with a folder of its own below `out`, and sum
+        them up; see `search_seeds`.
     """
 
     cells: Annotated[int, tyro.conf.arg(aliases=["--layers"])] = SearchConfig.cells
@@ -35,36 +35,13 @@ def run(flags: Flags) -> None:
     if flags.seeds is None:
         show(search(config))
         return
-    if flags.seeds < 1:
-        raise UsageError("seeds", f"must be more than 0, not {flags.seeds}")
-    out = pathlib.Path(fields["out"])
-    check_folder(out, config.resume)
-    results = []
-    for seed in range(config.seed, config.seed + flags.seeds):
-        folder = out / f"seed-{seed}"
-        resume = (folder / "config.json").exists()
-        results.append(search(dataclasses.replace(config, seed=seed, out=folder, resume=resume)))
-        show(results[-1])
+    results = search_seeds(config, flags.seeds)
+    for result in results:
+        show(result)
     summary = sum_up(results)
-    (out / "result.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (pathlib.Path(fields["out"]) / "result.json").write_text(json.dumps(summary, indent=2) + "\n")
     for dataset, found in summary["table"].items():
         print(f"{dataset}: test {found['mean']:.2f} ± {found['std']:.2f} % over {flags.seeds} seeds")
-
-
-def check_folder(out: pathlib.Path, resume: bool) -> None:
-    """Refuses a folder that the searches of several seeds cannot share.
-
-    Args:
-      out: the folder that is to hold a folder for each seed.
-      resume: whether it holds some of them already.
-
-    Raises:
-      UsageError: on ``out`` or ``resume``.
-    """
-    if not resume and out.is_dir() and any(out.iterdir()):
-        raise UsageError("out", f"{out} holds other files; name a new folder, or continue its runs with --resume")
-    if resume and not any(out.glob("seed-*")):
-        raise UsageError("resume", f"there are no runs of several seeds in {out}; leave out --resume to start them")
 
 
 def show(result: SearchResult) -> None:

@@ -99,6 +99,10 @@ class MetricsLog:
         if self._events:
             self._events.restart(kept)
 
+    def records(self) -> list[dict[str, Any]]:
+        """The reports written so far, see `read_metrics`; none before the first."""
+        return read_metrics(self.path) if self.path.exists() else []
+
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Reads the reports of a run, in the order they were written.

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gaea_jax.checkpoint import Checkpoints
 from gaea_jax.data import Stream
 from gaea_jax.metrics import progress
 from gaea_jax.train.folder import RunFolder
-from gaea_jax.train.loop import Step, data_parallel, run
+from gaea_jax.train.loop import Parallel, Step, data_parallel, run
 from gaea_jax.train.signals import stop_on_signal
 
 Record = dict[str, Any]
@@ -80,6 +82,7 @@ def drive(
     resume: bool = False,
     loop: str = "auto",
     devices: Sequence[jax.Device] | None = None,
+    parallel: Parallel = data_parallel,
     on_report: Callable[[Record], None] | None = None,
 ) -> Run:
     """Runs steps with a report and a checkpoint every so often.
@@ -97,7 +100,8 @@ def drive(
       folder: where to write; None writes nothing.
       resume: continue from the newest checkpoint of the folder (from the first step, if there is none yet).
       loop: see `gaea_jax.train.run`.
-      devices: spread each batch over these; all local ones by default.
+      devices: the run is spread over these; all local ones by default.
+      parallel: how it is; by default each batch.
       on_report: called with every record.
 
     Returns:
@@ -109,16 +113,20 @@ def drive(
       CheckpointError: the run cannot be resumed.
       UsageError: ``loop`` does not suit the source.
     """
-    step, sharding = data_parallel(step, devices if devices is not None else jax.local_devices())
+    step, sharding = parallel(step, devices if devices is not None else jax.local_devices())
+    replicated = NamedSharding(sharding.mesh, PartitionSpec())
     # A copy, because the loop donates it: the source may hold the same key, and the caller may want the state again.
     # (`device_put` makes none where an array stays on its device.)
     state = jax.device_put(jax.tree.map(jnp.copy, state), sharding)
     stream = source if isinstance(source, Stream) else None
     if stream:
-        stream.place(sharding)
+        stream.place(replicated)
     else:
-        source = jax.device_put(source, sharding)
-    tallied = jax.device_put(_with_tally(step, state, source), sharding)
+        source = jax.device_put(source, replicated)
+    blank = stream.blank() if stream else None
+    shapes = jax.eval_shape(lambda state: step(state, source(state.step) if blank is None else blank)[1], state)
+    sums = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+    tallied = _Tallied(state, jax.device_put(sums, sharding), jax.device_put(jnp.zeros((), jnp.int32), replicated))
 
     def advance(tallied: _Tallied, batch: Any) -> tuple[_Tallied, dict[str, jax.Array]]:
         first = tallied.step % report_every == 0
@@ -156,7 +164,9 @@ def drive(
             pulse = max(1, round((target - done) * PULSE_S / (time.monotonic() - began)))
             done, wall_s = target, before + time.monotonic() - start
             if done == until or done % report_every == 0:
-                means = {name: float(total / tallied.count) for name, total in tallied.sums.items()}
+                # On the host, where a quotient is rounded alike for one run and for several.
+                count = np.float32(tallied.count)
+                means = {name: (np.asarray(total) / count).tolist() for name, total in tallied.sums.items()}
                 record, text = report(tallied.state, means)
                 record = {"step": done, **record, "wall_s": wall_s}
                 if folder and checkpoints:
@@ -171,16 +181,6 @@ def drive(
                     checkpoints.save(done, saved(tallied, wall_s))
                 raise Interrupted(done, stop.signal)
     return Run(tallied.state, records, before + time.monotonic() - start)
-
-
-def _with_tally(step: Step, state: Any, source: Any) -> _Tallied:
-    if isinstance(source, Stream):
-        blank = source.blank()
-        metrics = jax.eval_shape(lambda state: step(state, blank)[1], state)
-    else:
-        metrics = jax.eval_shape(lambda state: step(state, source(state.step))[1], state)
-    sums = {name: jnp.zeros(value.shape, value.dtype) for name, value in metrics.items()}
-    return _Tallied(state, sums, jnp.zeros((), jnp.int32))
 
 
 @jax.jit

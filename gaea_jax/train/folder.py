@@ -5,11 +5,24 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from gaea_jax.checkpoint import CheckpointError, Checkpoints, differences
 from gaea_jax.errors import UsageError
-from gaea_jax.metrics import MetricsLog, read_metrics
+from gaea_jax.metrics import MetricsLog
+
+
+class Log(Protocol):
+    """Where the reports of a run go; see `MetricsLog`."""
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Writes one report."""
+
+    def rewind(self, step: int) -> None:
+        """Drops what was reported after a step."""
+
+    def records(self) -> list[dict[str, Any]]:
+        """The reports written so far."""
 
 
 class RunFolder:
@@ -24,7 +37,7 @@ class RunFolder:
 
     def __init__(self, path: pathlib.Path, identity: Mapping[str, Any], tensorboard: bool = False):
         self.path = path
-        self.log = MetricsLog(path / "metrics.jsonl", path / "tensorboard" if tensorboard else None)
+        self.log: Log = MetricsLog(path / "metrics.jsonl", path / "tensorboard" if tensorboard else None)
         self._identity = identity
 
     @classmethod
@@ -94,7 +107,7 @@ class RunFolder:
 
     def records(self) -> list[dict[str, Any]]:
         """The reports written so far."""
-        return read_metrics(self.log.path) if self.log.path.exists() else []
+        return self.log.records()
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Writes a file of the folder in one atomic replacement.

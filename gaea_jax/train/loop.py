@@ -13,6 +13,8 @@ from gaea_jax.errors import UsageError
 
 State = TypeVar("State")
 Step = Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]
+# A step and devices to the step that is spread over them, and the sharding of its state.
+Parallel = Callable[[Step, Sequence[jax.Device]], tuple[Step, NamedSharding]]
 
 LOOPS = ("auto", "python", "scan")
 

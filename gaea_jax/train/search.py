@@ -7,10 +7,20 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from gaea_jax.benchmarks import Table, load_table
-from gaea_jax.data import Dataset, TrainValid, first_and_last_half, load_train_valid, search_source
+from gaea_jax.data import (
+    Dataset,
+    SearchSource,
+    Split,
+    Stream,
+    TrainValid,
+    first_and_last_half,
+    load_train_valid,
+    search_source,
+)
 from gaea_jax.errors import UsageError
 from gaea_jax.methods import Method, get_method
 from gaea_jax.methods.base import Space
@@ -28,10 +38,11 @@ from gaea_jax.train.config import (
 )
 from gaea_jax.train.drive import Record, drive
 from gaea_jax.train.evaluate import STATISTICS, held_out_batches, spread, supernet_accuracy
+from gaea_jax.train.folder import RunFolder
 from gaea_jax.train.recipe import cosine, linear, sgd
 from gaea_jax.train.report import Accuracy, make_report
 from gaea_jax.train.state import SearchState, compiled_once, run_key
-from gaea_jax.train.step import check_objective, make_search_step
+from gaea_jax.train.step import SearchStep, check_objective, make_search_step
 from gaea_jax.versions import versions
 
 DEFAULT_EPOCHS = 25
@@ -260,6 +271,81 @@ def search(
       DivergedError: loss or gradient is not finite.
     """
     devices = devices if devices is not None else jax.local_devices()
+    ready = prepare(config, devices)
+    folder = open_folder(ready.config, ready.digests)
+    key = jax.random.key(config.seed)
+    finished = drive(
+        ready.step,
+        ready.create(key),
+        ready.source(key),
+        ready.length.until,
+        report=ready.report,
+        report_every=ready.length.report_every,
+        description="search",
+        folder=folder,
+        resume=config.resume,
+        loop=config.loop,
+        devices=devices,
+        on_report=on_report,
+    )
+    result = ready.result(ready.config, *finished)
+    if folder:
+        ready.write(result, folder)
+    return result
+
+
+class Ready(NamedTuple):
+    """All that a search consists of, checked and not yet begun.
+
+    Attributes:
+      config: the configuration, with what it leaves open filled in.
+      space: the search space.
+      length: how long it runs.
+      step: its step, not compiled.
+      create: draws the state before the first step from the random key of the run.
+      source: makes its batches from that key.
+      report: see `drive`.
+      digests: what beside the configuration decides its numbers, see `open_folder`.
+    """
+
+    config: SearchConfig
+    space: Space
+    length: Length
+    step: SearchStep
+    create: Callable[[jax.Array], SearchState]
+    source: Callable[[jax.Array], SearchSource | Stream]
+    report: Callable[[SearchState, Record], tuple[Record, str]]
+    digests: dict[str, str | None]
+
+    def result(self, config: SearchConfig, state: SearchState, records: list[Record], wall_s: float) -> SearchResult:
+        """What a finished run found, of this configuration or one that differs in its seed."""
+        last = Derived.of(records[-1], self.space)
+        best_valid = None
+        if "valid_accuracy" in records[-1]:
+            best_valid = Derived.of(max(records, key=lambda record: record["valid_accuracy"]), self.space)
+        return SearchResult(config, self.length.until, last, best_valid, records, state, wall_s)
+
+    def write(self, result: SearchResult, folder: RunFolder) -> None:
+        """Writes a result and its plots into the folder of its run."""
+        from gaea_jax import plot
+
+        plot.search_plots(result.records, self.space.choices, self.space.graphs(result.genotype), folder.path / "plots")
+        folder.write_json("result.json", result.to_json())
+
+
+def prepare(config: SearchConfig, devices: Sequence[jax.Device]) -> Ready:
+    """Checks a configuration and makes all that its search consists of.
+
+    Args:
+      config: what, how and where.
+      devices: they share the batches of a run.
+
+    Returns:
+      The search; nothing has been written or compiled.
+
+    Raises:
+      UsageError: an argument is wrong.
+    """
     if config.epochs is None and config.steps is None:
         config = dataclasses.replace(config, epochs=DEFAULT_EPOCHS)
     order = config.order or ("joint" if config.objective == "single-level" else "alternating")
@@ -271,15 +357,22 @@ def search(
     table = _table(config, space)
     dataset = load_data(config)
     train_valid = _train_valid(config, dataset)
+    if isinstance(dataset.train, Split):
+        # Moved here, so that the sources of all seeds hold the same arrays.
+        dataset = dataclasses.replace(dataset, train=Split(*map(jnp.asarray, dataset.train)))
+
+    def source(key: jax.Array) -> SearchSource | Stream:
+        return search_source(
+            dataset,
+            run_key(key),
+            config.batch_size,
+            objective=config.objective,
+            order=order,
+            train_valid=train_valid,
+        )
+
     key = jax.random.key(config.seed)
-    source = search_source(
-        dataset,
-        run_key(key),
-        config.batch_size,
-        objective=config.objective,
-        order=order,
-        train_valid=train_valid,
-    )
+    source(key)  # Refuses a wrong size of the batches.
     images = dataset.train.size if train_valid is None else len(train_valid.train)
     length = run_length(config, images, config.batch_size, config.schedule_epochs)
     method = make_method(length)
@@ -319,37 +412,18 @@ def search(
         warmup_steps=round(config.arch_warmup_epochs * length.steps_per_epoch),
     )
     create = compiled_once(lambda key: SearchState.create(net, space, method, tx, dataset.train.image_shape, key))
-    # Traced before the folder is made, so that what does not fit leaves nothing behind; compiled after it.
+    # Traced before the folder of the run is made, so that what does not fit leaves nothing behind; compiled after it.
     blank = jax.eval_shape(create, key)
     learns = bool(jax.tree.leaves(blank.params["arch"]))
     if not learns and train_valid is None:
         raise UsageError("objective", f"{config.method} derives by accuracy on held-out images, as bilevel ones have")
     accuracies = _accuracies(config, net, dataset, train_valid, devices)
-    folder = open_folder(config, {"--split": None if train_valid is None else train_valid.digest()})
-    finished = drive(
-        step,
-        create(key),
-        source,
-        length.until,
-        report=lambda state, means: make_report(space, method, state, means, length.steps_per_epoch, table, accuracies),
-        report_every=length.report_every,
-        description="search",
-        folder=folder,
-        resume=config.resume,
-        loop=config.loop,
-        devices=devices,
-        on_report=on_report,
-    )
-    records = finished.records
-    last = Derived.of(records[-1], space)
-    best_valid = Derived.of(max(records, key=lambda record: record["valid_accuracy"]), space) if accuracies else None
-    result = SearchResult(config, length.until, last, best_valid, records, finished.state, finished.wall_s)
-    if folder:
-        from gaea_jax import plot
 
-        plot.search_plots(records, space.choices, space.graphs(result.genotype), folder.path / "plots")
-        folder.write_json("result.json", result.to_json())
-    return result
+    def report(state: SearchState, means: Record) -> tuple[Record, str]:
+        return make_report(space, method, state, means, length.steps_per_epoch, table, accuracies)
+
+    digests = {"--split": None if train_valid is None else train_valid.digest()}
+    return Ready(config, space, length, step, create, source, report, digests)
 
 
 def _check_choices(config: SearchConfig) -> None:

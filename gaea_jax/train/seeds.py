@@ -1,0 +1,212 @@
+"""Searches of several seeds as one program: compiled once, and spread over devices, a seed or more for each."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from gaea_jax.errors import UsageError
+from gaea_jax.train.config import open_folder
+from gaea_jax.train.drive import Record, drive
+from gaea_jax.train.folder import Log, RunFolder
+from gaea_jax.train.loop import Step
+from gaea_jax.train.search import SearchConfig, SearchResult, prepare
+
+_AXIS = "seed"
+
+
+@flax.struct.dataclass
+class Seeds:
+    """The states of several runs that are at the same step.
+
+    Attributes:
+      states: a state of which every array has a first axis for the runs.
+    """
+
+    states: Any
+
+    @classmethod
+    def stack(cls, states: Sequence[Any]) -> Self:
+        """Joins the states of single runs."""
+        return cls(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+
+    @property
+    def step(self) -> jax.Array:
+        """Number of steps that each of them has completed."""
+        return self.states.step[0]
+
+    def split(self) -> list[Any]:
+        """The states of single runs."""
+        return [jax.tree.map(lambda leaf, run=run: leaf[run], self.states) for run in range(len(self.states.step))]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sources:
+    """The batches of several runs; what their sources have in common, such as the images, is held once.
+
+    Attributes:
+      shared: the leaves of a source, None where those of the runs differ.
+      own: for each run, stacked, the leaves that are None there, and None for the others.
+      form: the structure of a source.
+    """
+
+    shared: list[jax.Array | None]
+    own: list[jax.Array | None]
+    form: Any = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, sources: Sequence[Any]) -> Self:
+        """Joins the sources of single runs, which are pytrees; leaves that are the same object are held in common."""
+        columns = list(zip(*map(jax.tree.leaves, sources), strict=True))
+        same = [all(leaf is column[0] for leaf in column) for column in columns]
+        return cls(
+            [column[0] if once else None for column, once in zip(columns, same, strict=True)],
+            [None if once else jnp.stack(column) for column, once in zip(columns, same, strict=True)],
+            jax.tree.structure(sources[0]),
+        )
+
+    @jax.jit
+    def __call__(self, step: int | jax.Array) -> Any:
+        """The batches of a step, of which every array has a first axis for the runs."""
+
+        def one(own: list[jax.Array | None]) -> Any:
+            leaves = [mine if mine is not None else ours for mine, ours in zip(own, self.shared, strict=True)]
+            return jax.tree.unflatten(self.form, leaves)(step)
+
+        return jax.lax.map(one, self.own)
+
+
+def seed_parallel(step: Step, devices: Sequence[jax.Device]) -> tuple[Step, NamedSharding]:
+    """Spreads runs over devices; each device makes the steps of its own, one after another.
+
+    Args:
+      step: ``step(state, batch) -> (state, metrics)`` of a single run.
+      devices: the devices; their number divides that of the runs.
+
+    Returns:
+      The step of `Seeds` and stacked batches, whose metrics have an axis for the runs; and the sharding of the state.
+    """
+    mesh = jax.make_mesh((len(devices),), (_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    spec = PartitionSpec(_AXIS)
+
+    def each(seeds: Seeds, batches: Any) -> tuple[Seeds, dict[str, jax.Array]]:
+        states, metrics = jax.lax.map(lambda run: step(*run), (seeds.states, batches))
+        return Seeds(states), metrics
+
+    spread = jax.shard_map(each, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    return jax.jit(spread), NamedSharding(mesh, spec)
+
+
+class SeedLogs:
+    """The reports of several runs, a file of each: a report has those of the runs as a list, ``seeds``."""
+
+    def __init__(self, logs: Sequence[Log]):
+        self._logs = logs
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Writes one report."""
+        for log, own in zip(self._logs, record["seeds"], strict=True):
+            log.append({"step": record["step"], **own, "wall_s": record["wall_s"]})
+
+    def rewind(self, step: int) -> None:
+        """Drops what was reported after a step."""
+        for log in self._logs:
+            log.rewind(step)
+
+    def records(self) -> list[Record]:
+        """The reports written so far, as they were appended."""
+        rows = zip(*(log.records() for log in self._logs), strict=True)
+        return [{"step": row[0]["step"], "seeds": list(row), "wall_s": row[0]["wall_s"]} for row in rows]
+
+
+def search_seeds(
+    config: SearchConfig,
+    seeds: int,
+    on_report: Callable[[Record], None] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> list[SearchResult]:
+    """Searches with several seeds at once, see `search`.
+
+    As many devices are used as divide the number of seeds; a seed stays on its device. Each search makes the steps that
+    it makes alone.
+
+    Args:
+      config: what, how and where; ``seed`` is the first of the seeds. ``out`` gets the checkpoints of all, and in it a
+        folder ``seed-N`` for each with all else that a search writes.
+      seeds: how many.
+      on_report: called with every report: ``step``, ``wall_s``, and those of the searches as a list, ``seeds``.
+      devices: all local ones by default.
+
+    Returns:
+      The results, in the order of the seeds; their ``wall_s`` is that of all together.
+
+    Raises:
+      UsageError: an argument is wrong, or the images are streamed (on ``stream``); nothing has been overwritten.
+      Interrupted: a signal ended the run; it can be resumed.
+      DivergedError: loss or gradient of one of them is not finite.
+    """
+    if seeds < 1:
+        raise UsageError("seeds", f"must be more than 0, not {seeds}")
+    if config.stream:
+        raise UsageError("stream", "is for one seed at a time; several share the images in memory")
+    devices = devices if devices is not None else jax.local_devices()
+    devices = devices[: max(count for count in range(1, len(devices) + 1) if seeds % count == 0)]
+    # Reports evaluate one seed after another, on the first device.
+    ready = prepare(config, devices[:1])
+    configs = [dataclasses.replace(ready.config, seed=config.seed + number) for number in range(seeds)]
+    folder = open_folder(ready.config, {**ready.digests, "--seeds": str(seeds)})
+    own = [] if folder is None else _own_folders(folder, configs)
+
+    def report(state: Seeds, means: Record) -> tuple[Record, str]:
+        records = []
+        for number, one in enumerate(jax.device_put(state, devices[0]).split()):
+            record, _ = ready.report(one, {name: values[number] for name, values in means.items()})
+            records.append(record)
+        loss, accuracy = (statistics.fmean(means[name]) for name in ("loss", "accuracy"))
+        return {"seeds": records}, f"{seeds} seeds, mean loss {loss:.3f}  acc {accuracy:.1f} %"
+
+    keys = [jax.random.key(one.seed) for one in configs]
+    finished = drive(
+        ready.step,
+        Seeds.stack([ready.create(key) for key in keys]),
+        Sources.of([ready.source(key) for key in keys]),
+        ready.length.until,
+        report=report,
+        report_every=ready.length.report_every,
+        description="search",
+        folder=folder,
+        resume=config.resume,
+        loop=config.loop,
+        devices=devices,
+        parallel=seed_parallel,
+        on_report=on_report,
+    )
+    results = []
+    for number, (one, state) in enumerate(zip(configs, finished.state.split(), strict=True)):
+        records = [
+            {"step": record["step"], **record["seeds"][number], "wall_s": record["wall_s"]}
+            for record in finished.records
+        ]
+        results.append(ready.result(one, state, records, finished.wall_s))
+        if own:
+            ready.write(results[-1], own[number])
+    return results
+
+
+def _own_folders(folder: RunFolder, configs: Sequence[SearchConfig]) -> list[RunFolder]:
+    """The folder of each search in that of all, which from now on writes its reports there."""
+    own = []
+    for config in configs:
+        path = folder.path / f"seed-{config.seed}"
+        path.mkdir(exist_ok=True)
+        own.append(RunFolder(path, config.identity(), config.tensorboard))
+        fields = {**config.fields(), "out": str(path), "identity": config.identity()}
+        own[-1].write_json("config.json", fields)
+    folder.log = SeedLogs([one.log for one in own])
+    return own
