@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.suites import convergence, data, kernels, loops, startup, supernet, tpu
+from experiments.suites import convergence, data, kernels, loops, seeds, startup, supernet, tpu
 from gaea_jax.data import StoredSplit, load_dataset
 from gaea_jax.errors import UsageError
 
@@ -107,6 +107,24 @@ def test_both_loops_make_the_same_steps():
     axes = Figure().add_subplot()
     loops.plot(result, axes)
     assert [line.get_label() for line in axes.lines] == ['loop "python"', 'loop "scan"']
+
+
+def test_seeds_together_are_the_seeds_one_by_one():
+    config = seeds.Config(cells=1, channels=2, batch_size=4, image=8, rounds=2, steps=1, seeds=4, devices=2)
+    result = seeds.run(config)
+    assert result["difference"] < 1e-6
+    assert [len(times) for times in result["step_s"].values()] == [2, 2]
+    assert min(result["compile_s"].values()) > 0
+    axes = Figure().add_subplot()
+    seeds.plot(result, axes)
+    assert [line.get_label() for line in axes.lines] == ["together", "one by one"]
+
+
+@pytest.mark.parametrize(("fields", "argument"), [({"devices": 3}, "devices"), ({"seeds": 0}, "seeds")])
+def test_seeds_that_cannot_be_shared_out_are_refused(fields, argument):
+    with pytest.raises(UsageError) as caught:
+        seeds.run(dataclasses.replace(seeds.Config(), **fields))
+    assert caught.value.argument == argument
 
 
 def test_a_warm_start_compiles_nothing_again():
