@@ -20,6 +20,15 @@ from gaea_jax.errors import UsageError
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture
+def compile_little():
+    """Programs that run a few times need no polish."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 def benchmark(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "experiments.benchmark", *map(str, arguments)],
@@ -71,7 +80,7 @@ def test_without_noise_the_best_step_of_both_methods_needs_few_iterations():
         assert result["curves"][name]["iterations"][0] <= 3
 
 
-def test_supernet_runs_in_turn_with_its_yardstick(tmp_path):
+def test_supernet_runs_in_turn_with_its_yardstick(tmp_path, compile_little):
     program = tmp_path / "yardstick.py"
     program.write_text(
         "import json, time; print('warming up'); time.sleep(0.2); print(json.dumps({'step_s_median': 1000.0}))"
@@ -97,7 +106,7 @@ def test_a_yardstick_that_is_not_there_is_named():
         supernet._yardstick("nowhere --fast")
 
 
-def test_both_loops_make_the_same_steps():
+def test_both_loops_make_the_same_steps(compile_little):
     config = loops.Config(cells=1, channels=2, batch_size=4, image=8, rounds=2, steps=2)
     result = loops.run(config)
     assert result["difference"] < 1e-5
@@ -109,7 +118,7 @@ def test_both_loops_make_the_same_steps():
     assert [line.get_label() for line in axes.lines] == ['loop "python"', 'loop "scan"']
 
 
-def test_seeds_together_are_the_seeds_one_by_one():
+def test_seeds_together_are_the_seeds_one_by_one(compile_little):
     config = seeds.Config(cells=1, channels=2, batch_size=4, image=8, rounds=2, steps=1, seeds=4, devices=2)
     result = seeds.run(config)
     assert result["difference"] < 1e-6
@@ -127,7 +136,8 @@ def test_seeds_that_cannot_be_shared_out_are_refused(fields, argument):
     assert caught.value.argument == argument
 
 
-def test_a_warm_start_compiles_nothing_again():
+def test_a_warm_start_compiles_nothing_again(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     result = startup.run(startup.Config(cells=1, channels=2, batch_size=8, rounds=1))
     assert 0 < result["median"]["warm"] < result["median"]["cold"]
     axes = Figure().add_subplot()
@@ -155,7 +165,7 @@ def test_what_chips_send_each_other_is_read_from_the_program():
     }
 
 
-def test_steps_are_compiled_for_the_chips_that_are_named(monkeypatch):
+def test_steps_are_compiled_for_the_chips_that_are_named(monkeypatch, compile_little):
     monkeypatch.setattr(tpu, "_devices", lambda config: jax.devices()[: config.chips])
     found = {}
     for chips in (1, 4):
