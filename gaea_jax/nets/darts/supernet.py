@@ -136,25 +136,34 @@ class MixedCell(nn.Module):
                 targets, sources = zip(*(EDGES[edge] for edge in part.edges), strict=True)
                 between = sources[0] in NODES
                 rows = jnp.array(part.edges)
-
-                def edge(
-                    sums: Any, row: Any, part: "Part" = part, between: bool = between, stride: int = group.stride
-                ) -> Any:
-                    target, source, kept, *operations = row
-                    of = functools.partial(jax.lax.dynamic_index_in_dim, index=source, keepdims=False)
-                    x, rest = self._cut(self._node(*map(of, sums)) if between else of(table), stride)
-                    result, new = part.sampled(x, operations, inactive, train)
-                    terms = (result,) if rest is None else (result, rest * kept)
-                    return tuple(_add(total, term, target) for total, term in zip(sums, terms, strict=True)), new
-
                 scaled = (weights[rows] * edge_weights[rows, None]).astype(self.dtype)
                 kept = (edge_weights[rows] * jnp.any(active[rows], axis=-1)).astype(self.dtype)
                 places = jnp.array(targets) - first, jnp.array(sources) - (first if between else 0)
+                edge = functools.partial(self._edge, part, group.stride, None if between else table, inactive, train)
                 sums, new = jax.lax.scan(edge, sums, (*places, kept, scaled, active[rows], part.params, part.running))
                 running.append(new)
             if train:
                 group.keep(running)
         return jnp.concatenate([self._node(*(total[place] for total in sums)) for place in range(len(NODES))], axis=-1)
+
+    def _edge(
+        self,
+        part: "Part",
+        stride: int,
+        inputs: jax.Array | None,
+        inactive: str,
+        train: bool,
+        sums: tuple[jax.Array, ...],
+        row: Sequence[Any],
+    ) -> tuple[tuple[jax.Array, ...], Tables]:
+        """A round of that loop: adds to the sums of a node what an edge brings it from an input, or another node."""
+        target, source, kept, *operations = row
+        table = sums if inputs is None else (inputs,)
+        x = self._node(*(jax.lax.dynamic_index_in_dim(one, source, keepdims=False) for one in table))
+        x, rest = self._cut(x, stride)
+        result, new = part.sampled(x, operations, inactive, train)
+        terms = (result,) if rest is None else (result, rest * kept)
+        return tuple(_add(total, term, target) for total, term in zip(sums, terms, strict=True)), new
 
     def _cut(self, x: jax.Array, stride: int) -> tuple[jax.Array, jax.Array | None]:
         """The channels that the operations see, and the others, pooled if the stride is 2; None if there are none."""
