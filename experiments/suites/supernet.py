@@ -50,7 +50,7 @@ def run(config: Config) -> dict[str, Any]:
 
     Returns:
       ``config``; ``step_s``, a median a round, and their ``median``; ``images_per_s``; ``gflop_per_s``, by what XLA
-      counts in the compiled step, and ``peak_gflop_per_s``, that of a matrix product in float32;
+      counts in the compiled step (the rounds of a loop once), and ``peak_gflop_per_s``, that of a matrix product;
       ``temporaries_mb`` of the compiled step; ``compile_s``; ``peak_mb``, the largest resident memory of this process
       while it stepped, and ``compile_peak_mb``, that before; with a yardstick also ``yardstick_s``,
       ``yardstick_peak_mb`` of its whole process, and ``ratio``: min, median and max over the rounds of its time by ours
