@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from matplotlib.axes import Axes
 
-from experiments.suites.steps import StepConfig, build
+from experiments.suites.steps import StepConfig, build, ratios
 from gaea_jax.train import run as run_steps
 from gaea_jax.train.loop import State
 
@@ -57,8 +57,7 @@ def run(config: Config) -> dict[str, Any]:
             start = time.perf_counter()
             states[loop] = _round(step, states[loop], source, config.steps, loop)
             step_s[loop].append((time.perf_counter() - start) / config.steps)
-    ratios = [scan / python for python, scan in zip(*step_s.values(), strict=True)]
-    ratio = {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}
+    ratio = ratios(step_s["scan"], step_s["python"])
     seconds = {loop: statistics.median(times) for loop, times in step_s.items()}
     conclusion = (
         f"{config.name}: {seconds['python']:.3f} s a step from Python, {seconds['scan']:.3f} s in a compiled loop, "

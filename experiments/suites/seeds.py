@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from matplotlib.axes import Axes
 
-from experiments.suites.steps import StepConfig, build
+from experiments.suites.steps import StepConfig, build, ratios
 from gaea_jax.errors import UsageError
 from gaea_jax.train.seeds import Seeds, seed_parallel
 
@@ -79,8 +79,7 @@ def run(config: Config) -> dict[str, Any]:
         if number == 0:
             pairs = zip(map(_numbers, together.split()), map(_numbers, singles), strict=True)
             difference = max(float(abs(one - other).max()) for pair in pairs for one, other in zip(*pair, strict=True))
-    ratios = [other / one for one, other in zip(*step_s.values(), strict=True)]
-    ratio = {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}
+    ratio = ratios(step_s["one by one"], step_s["together"])
     seconds = {name: statistics.median(times) for name, times in step_s.items()}
     conclusion = (
         f"{config.name}, {config.seeds} seeds on {config.devices} devices: {seconds['together']:.3f} s a step of all, "

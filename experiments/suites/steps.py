@@ -1,7 +1,8 @@
 """A search step on random images, which the suites that time one share."""
 
 import dataclasses
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -113,3 +114,9 @@ def build(config: StepConfig) -> tuple[SearchState, Any, SearchStep]:
 def batches(order: str, batch: Any) -> dict[str, Any]:
     """What a step of that order takes, with the same batch for both blocks."""
     return dict.fromkeys(("weights",) if order == "joint" else ("weights", "arch"), batch)
+
+
+def ratios(others: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
+    """Min, median and max over the rounds of one time by the other, of lists with a time a round."""
+    found = [other / our for other, our in zip(others, ours, strict=True)]
+    return {"min": min(found), "median": statistics.median(found), "max": max(found)}

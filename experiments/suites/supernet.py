@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from matplotlib.axes import Axes
 
-from experiments.suites.steps import StepConfig, build
+from experiments.suites.steps import StepConfig, build, ratios
 from gaea_jax.errors import UsageError
 
 # Side of the square matrices whose product is the machine's peak, and how often it is made a round.
@@ -106,9 +106,7 @@ def run(config: Config) -> dict[str, Any]:
     if theirs:
         result["yardstick_s"], peaks = (list(found) for found in zip(*theirs, strict=True))
         result["yardstick_peak_mb"] = max(filter(None, peaks), default=None)
-        ratios = [their / our for their, our in zip(result["yardstick_s"], ours, strict=True)]
-        ratio = {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}
-        result["ratio"] = ratio
+        ratio = result["ratio"] = ratios(result["yardstick_s"], ours)
         lines[0] += f"; the yardstick takes {ratio['median']:.2f} times as long"
         lines[0] += f" ({ratio['min']:.2f} to {ratio['max']:.2f})"
         if result["yardstick_peak_mb"]:
