@@ -22,7 +22,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 Pair = tuple[int, int]
@@ -149,7 +148,7 @@ def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     It has no forward-mode derivative, though its gradients have.
 
     Args:
-      x: features [m, B, H, W, C].
+      x: features [m, B, H, W, C], or [1, B, H, W, C] where the whole stack starts from the same.
       kernel: [m, C, D], of the dtype of the features.
 
     Returns:
@@ -159,7 +158,7 @@ def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jnp.einsum("mbhwc,mcd->mbhwd", x, kernel)
+    return jnp.einsum("mbhwc,mcd->mbhwd", jnp.broadcast_to(x, (len(kernel), *x.shape[1:])), kernel)
 
 
 def _pointwise_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -168,7 +167,9 @@ def _pointwise_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tupl
 
 def _pointwise_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    return _pointwise(g, jnp.swapaxes(kernel, 1, 2)), _of_pointwise_kernel(x, g)
+    of_x = _pointwise(g, jnp.swapaxes(kernel, 1, 2))
+    of_kernel = _of_pointwise_kernel(jnp.broadcast_to(x, (len(kernel), *x.shape[1:])), g)
+    return _sum_of_stack(of_x) if len(x) < len(g) else of_x, of_kernel
 
 
 pointwise.defvjp(_pointwise_forward, _pointwise_backward)
@@ -238,10 +239,7 @@ def _depthwise_backward(
         pad = dilation * (kernel.shape[1] // 2)
         seen = _spread(g, x.shape[2:4], stride, 2 * pad, pad, 0)
         out = _sum_over_places(seen, kernel[:, ::-1, ::-1], 1, dilation)
-        if len(x) < len(g):
-            # Written out: XLA's own sum over a short leading axis is many times slower.
-            out = functools.reduce(jnp.add, out)[None]
-        return out.astype(x.dtype)
+        return (_sum_of_stack(out) if len(x) < len(g) else out).astype(x.dtype)
 
     def by_place(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         return _apart(of_x)(g, x, kernel), _of_depthwise_kernel(x, g, kernel, stride, dilation)
@@ -325,45 +323,162 @@ def _spread(g: jax.Array, size: Sequence[int], stride: int, reach: int, pad: int
 
 def _of_depthwise_kernel(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
     """The gradient of a depthwise kernel: for each of its places, the sum of products of features and g."""
+    dtype = jnp.promote_types(g.dtype, jnp.float32)
     pad = dilation * (kernel.shape[1] // 2)
     padded = jnp.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad), (0, 0)))
-    run = _by_column if len(x) < len(g) else _by_eighth
-    return run(padded, g, kernel.shape[1], stride, dilation).astype(kernel.dtype)
+    places = _places(padded, kernel.shape[1], stride, dilation)
+    # With many sums, those of columns would no longer fit into the cache.
+    sums = _sums(tuple(part.astype(dtype) * g.astype(dtype) for _, _, part in places), (2, 3))
+    return jnp.stack(sums, axis=1).reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _by_eighth(padded: jax.Array, g: jax.Array, k: int, stride: int, dilation: int) -> jax.Array:
-    """The products are added up over eighths of the batch, in the pass that makes them, and the rest by a product."""
-    dtype = jnp.promote_types(g.dtype, jnp.float32)
-    parts = math.gcd(g.shape[1], 8)
-    sums = []
-    for _, _, part in _places(padded, k, stride, dilation):
-        product = part.astype(dtype) * g.astype(dtype)
-        sums.append(functools.reduce(jnp.add, jnp.split(product, parts, axis=1)))
-    stack = jnp.stack(sums, axis=1).reshape(len(g), k * k, -1, g.shape[-1])
-    out = jnp.einsum("mpnc,n->mpc", stack, jnp.ones(stack.shape[2], dtype))
-    return out.reshape(len(g), k, k, -1)
+@jax.custom_vjp
+def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and mean of squares of a stack, over images and pixels.
 
+    They have no forward-mode derivative, though their gradients have.
 
-def _by_column(padded: jax.Array, g: jax.Array, k: int, stride: int, dilation: int) -> jax.Array:
-    """For a stack that starts from the same features, which this reads once for all.
+    Args:
+      x: features [m, B, H, W, C].
 
-    For each channel and each row of the kernel, one matrix product over images and rows gives the sums for all pairs of
-    a column of the features and one of g; the columns of the kernel are sums of diagonals of these.
+    Returns:
+      [m, C] each.
     """
-    dtype = jnp.promote_types(g.dtype, jnp.float32)
-    m, _, _, width, channels = g.shape
-    columns = padded.shape[3]
-    diagonals = np.zeros((k, columns, width), np.float32)
-    for j in range(k):
-        diagonals[j, j * dilation + stride * np.arange(width), np.arange(width)] = 1
-    features = jnp.transpose(padded[0], (3, 0, 1, 2))
-    lines = jnp.transpose(g, (4, 1, 2, 0, 3)).reshape(channels, -1, m * width)
-    rows = []
-    for rows_of_place in _shifted(features, 2, k, stride, dilation):
-        seen = rows_of_place.reshape(channels, -1, columns)
-        rows.append(jnp.einsum("cnu,cnv->cuv", seen, lines, preferred_element_type=dtype))
-    pairs = jnp.stack(rows).reshape(k, channels, columns, m, width)
-    return jnp.einsum("icumv,juv->mijc", pairs, diagonals)
+    return _moments(x)
+
+
+def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    count = math.prod(x.shape[1:4])
+    first, second = _sums((x, x * x))
+    return first / count, second / count
+
+
+def _moments_forward(x: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+    return _moments(x), x
+
+
+def _moments_backward(x: jax.Array, g: tuple[jax.Array, jax.Array]) -> tuple[jax.Array]:
+    first, second = (table / math.prod(x.shape[1:4]) for table in g)
+    return (each(first) + 2 * x * each(second),)
+
+
+moments.defvjp(_moments_forward, _moments_backward)
+
+
+@jax.custom_vjp
+def scale(x: jax.Array, centre: jax.Array, factor: jax.Array) -> jax.Array:
+    """Shifts and scales each channel of a stack: ``(x - centre) * factor``.
+
+    It has no forward-mode derivative, though its gradients have.
+
+    Args:
+      x: features [m, B, H, W, C], or [1, B, H, W, C] where the whole stack starts from the same.
+      centre: [m, C], or [1, C] for all.
+      factor: [m, C].
+
+    Returns:
+      [m, B, H, W, C].
+    """
+    return _scale(x, centre, factor)
+
+
+def _scale(x: jax.Array, centre: jax.Array, factor: jax.Array) -> jax.Array:
+    return (x - each(centre)) * each(factor)
+
+
+def _scale_forward(
+    x: jax.Array, centre: jax.Array, factor: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+    return _scale(x, centre, factor), (x, centre, factor)
+
+
+def _scale_backward(
+    saved: tuple[jax.Array, jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, centre, factor = saved
+    whole, of_factor = _sums((g, g * (x - each(centre))))
+    of_x, of_centre = g * each(factor), -whole * factor
+    if len(x) < len(g):
+        of_x = _sum_of_stack(of_x)
+    if len(centre) < len(g):
+        of_centre = of_centre.sum(0, keepdims=True)
+    return of_x.astype(x.dtype), of_centre.astype(centre.dtype), of_factor.astype(factor.dtype)
+
+
+scale.defvjp(_scale_forward, _scale_backward)
+
+
+@jax.custom_vjp
+def members_of_sum(stacks: Sequence[jax.Array]) -> list[jax.Array]:
+    """The members of the sum of stacks.
+
+    They have no forward-mode derivative, though their gradients have: these are one stack, which JAX would make of a
+    padded one for each member.
+
+    Args:
+      stacks: [m, ...] each.
+
+    Returns:
+      m arrays [...].
+    """
+    return _members_of_sum(stacks)
+
+
+def _members_of_sum(stacks: Sequence[jax.Array]) -> list[jax.Array]:
+    return [functools.reduce(jnp.add, (stack[i] for stack in stacks)) for i in range(len(stacks[0]))]
+
+
+def _members_forward(stacks: Sequence[jax.Array]) -> tuple[list[jax.Array], list[None]]:
+    return _members_of_sum(stacks), [None] * len(stacks)
+
+
+def _members_backward(like: list[None], g: list[jax.Array]) -> tuple[list[jax.Array]]:
+    return ([jnp.stack(g)] * len(like),)
+
+
+members_of_sum.defvjp(_members_forward, _members_backward)
+
+
+def each(table: jax.Array) -> jax.Array:
+    """Makes a table [m, C] fit features [m, B, H, W, C]."""
+    return table[:, None, None, None]
+
+
+def _sum_of_stack(stack: jax.Array) -> jax.Array:
+    """[m, ...] to [1, ...]. Written out, since XLA's own sum over a short leading axis is many times slower."""
+    return functools.reduce(jnp.add, stack)[None]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _sums(stacks: Sequence[jax.Array], first: tuple[int, ...] = (2,)) -> tuple[jax.Array, ...]:
+    """Sums of stacks [m, B, H, W, C] over images and pixels, [m, C] each, in float32 at least.
+
+    On the CPU one pass makes all of them, so that what several need is read once. It adds up over the axes `first`, and
+    what little is left is added up after that: one axis is many times faster than all.
+    """
+
+    stacks = tuple(stack.astype(jnp.promote_types(stack.dtype, jnp.float32)) for stack in stacks)
+
+    def together(*stacks: jax.Array) -> tuple[jax.Array, ...]:
+        def add(some: Sequence[jax.Array], others: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+            return tuple(one + other for one, other in zip(some, others, strict=True))
+
+        zeros = tuple(jnp.zeros((), stack.dtype) for stack in stacks)
+        partial: Sequence[jax.Array] = jax.lax.reduce(stacks, zeros, add, first)
+        return tuple(found.reshape(len(found), -1, found.shape[-1]).sum(1) for found in partial)
+
+    def one_by_one(*stacks: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(stack.sum((1, 2, 3)) for stack in stacks)
+
+    return jax.lax.platform_dependent(*stacks, cpu=together, default=one_by_one)
+
+
+@_sums.defjvp
+def _sums_forward(first: tuple[int, ...], primals: Any, tangents: Any) -> Any:
+    # XLA's own sums, which can be transposed.
+    sums = _sums(*primals, first)
+    of = zip(sums, tangents[0], strict=True)
+    return sums, tuple(tangent.sum((1, 2, 3), dtype=found.dtype) for found, tangent in of)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

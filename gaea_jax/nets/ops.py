@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from gaea_jax.nets.lowering import conv_general_dilated
+from gaea_jax.nets.lowering import conv_general_dilated, each, moments, scale
 
 MOMENTUM = 0.9
 EPSILON = 1e-5
@@ -117,23 +117,18 @@ def normalise(
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     found = dict(running)
     if train:
-        mean = x.mean((1, 2, 3))
-        found = {"mean": mean, "var": jnp.maximum((x * x).mean((1, 2, 3)) - mean * mean, 0)}
+        mean, of_squares = moments(x)
+        found = {"mean": mean, "var": jnp.maximum(of_squares - mean * mean, 0)}
         running = {name: MOMENTUM * running[name] + (1 - MOMENTUM) * value for name, value in found.items()}
     factor = jax.lax.rsqrt(found["var"] + EPSILON)
     if weights is not None:
         factor = factor * weights[:, None]
     if learnt:
         factor = factor * learnt["scale"]
-    out = (x - _each(found["mean"])) * _each(factor)
+    out = scale(x, found["mean"], factor)
     if learnt:
-        out += _each(learnt["bias"] if weights is None else learnt["bias"] * weights[:, None])
+        out += each(learnt["bias"] if weights is None else learnt["bias"] * weights[:, None])
     return out.astype(dtype), dict(running)
-
-
-def _each(table: jax.Array) -> jax.Array:
-    """Makes [m, C] fit [m, B, H, W, C]."""
-    return table[:, None, None, None]
 
 
 def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from gaea_jax.nets.lowering import depthwise, max_pool, pointwise
+from gaea_jax.nets.lowering import depthwise, max_pool, pointwise, scale
 from gaea_jax.nets.ops import KERNEL_INIT, BatchNorm, avg_pool, normalise, symmetric_uniform
 
 Arrays = Mapping[str, jax.Array]
@@ -148,8 +148,9 @@ def apply(
     elif kind.stride == 2:
         kernels = [params[name].astype(kind.dtype) for name in ("first", "second")]
         return norm(0, factorized(stack, *kernels), weights), new
-    scale = jnp.ones(edges) if weights is None else weights
-    return stack * scale.astype(kind.dtype)[:, None, None, None, None], new
+    shape = edges, stack.shape[-1]
+    factor = jnp.broadcast_to((jnp.ones(edges) if weights is None else weights)[:, None], shape)
+    return scale(stack, jnp.zeros(shape[1:], kind.dtype)[None], factor.astype(kind.dtype)), new
 
 
 def factorized(x: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
@@ -166,8 +167,7 @@ def factorized(x: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
     x = nn.relu(x)
     halves = []
     for start, kernel in enumerate((first, second)):
-        pixels = x[:, :, start::2, start::2]
-        halves.append(pointwise(jnp.broadcast_to(pixels, (len(kernel), *pixels.shape[1:])), kernel))
+        halves.append(pointwise(x[:, :, start::2, start::2], kernel))
     return jnp.concatenate(halves, axis=-1)
 
 

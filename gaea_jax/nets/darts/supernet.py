@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from gaea_jax.errors import UsageError
 from gaea_jax.nets.darts.operations import Arrays, Kind, Operation, apply, shuffle
 from gaea_jax.nets.darts.skeleton import STEM_MULTIPLIER, Place, Preprocess, check_size, skeleton
-from gaea_jax.nets.lowering import max_pool
+from gaea_jax.nets.lowering import max_pool, members_of_sum
 from gaea_jax.nets.supernet import Mixture, supernet
 from gaea_jax.spaces.base import check_tables
 from gaea_jax.spaces.darts import CELLS, DARTS, EDGES, NODES
@@ -234,7 +234,7 @@ class Part(NamedTuple):
                     len(self.edges),
                 )
                 stacks.append(stack)
-        return [functools.reduce(jnp.add, [stack[i] for stack in stacks]) for i in range(len(self.edges))], running
+        return members_of_sum(stacks), running
 
     def sampled(self, x: jax.Array, edge: Sequence[Any], inactive: str, train: bool) -> tuple[jax.Array, Tables]:
         """Of a single edge, which leaves x, the active operation, if it has one.
