@@ -27,6 +27,8 @@ from flax import linen as nn
 Pair = tuple[int, int]
 Pairs = tuple[Pair, Pair]
 
+# Numbers in a part of a batch; half a megabyte in float32.
+_PART = 2**17
 _LAYOUT = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
 
@@ -127,8 +129,12 @@ def _backward(
         if w.shape[:2] == strides == grown == (1, 1) and padding == ((0, 0), (0, 0)):
             # A matrix product, which the fast kernel does not see in it.
             return of_x, _of_pointwise_kernel(x[None], g[None], precision)[None]
-        channels = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(g, (1, 2, 0, 3))
-        of_w = _plain(*channels, dilation, (rows_w, columns_w), grown, strides, precision)
+
+        def of_part(x: jax.Array, g: jax.Array) -> jax.Array:
+            channels = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(g, (1, 2, 0, 3))
+            return _plain(*channels, dilation, (rows_w, columns_w), grown, strides, precision)
+
+        of_w = functools.reduce(jnp.add, map(of_part, *(jnp.split(a, _parts(g)) for a in (x, g))))
         return of_x, jnp.transpose(of_w, (1, 2, 0, 3))
 
     def usual(x: jax.Array, w: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -139,6 +145,12 @@ def _backward(
 
 
 _conv.defvjp(_forward, _backward)
+
+
+def _parts(g: jax.Array) -> int:
+    """Into how many parts a batch is cut, so that what the gradient of a kernel reads again and again stays in a cache."""
+    small = (n for n in range(1, len(g) + 1) if len(g) % n == 0 and g.size <= n * _PART)
+    return next(small, len(g))
 
 
 @jax.custom_vjp
@@ -186,7 +198,7 @@ def _of_pointwise_kernel(x: jax.Array, g: jax.Array, precision: jax.lax.Precisio
 
     def by_block(x: jax.Array, g: jax.Array) -> jax.Array:
         dtype = jnp.promote_types(x.dtype, jnp.float32)
-        block = math.gcd(math.prod(x.shape[1:4]), 64)
+        block = math.gcd(math.prod(x.shape[1:4]), 256)
         blocks = (a.reshape(len(a), -1, block, a.shape[-1]) for a in (x, g))
         products = jnp.einsum("mnkc,mnkd->mncd", *blocks, precision=precision, preferred_element_type=dtype)
         rows = products.reshape(*products.shape[:2], -1)
@@ -238,11 +250,15 @@ def _depthwise_backward(
     def of_x(g: jax.Array, x: jax.Array, kernel: jax.Array) -> jax.Array:
         pad = dilation * (kernel.shape[1] // 2)
         seen = _spread(g, x.shape[2:4], stride, 2 * pad, pad, 0)
-        out = _sum_over_places(seen, kernel[:, ::-1, ::-1], 1, dilation)
-        return (_sum_of_stack(out) if len(x) < len(g) else out).astype(x.dtype)
+        return _sum_over_places(seen, kernel[:, ::-1, ::-1], 1, dilation)
 
     def by_place(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return _apart(of_x)(g, x, kernel), _of_depthwise_kernel(x, g, kernel, stride, dilation)
+        # The sum over the stack apart from that over the places: XLA makes slow code of sums of a hundred terms.
+        stack = _apart(of_x)(g, x, kernel)
+        return (
+            (_sum_of_stack(stack) if len(x) < len(g) else stack).astype(x.dtype),
+            _of_depthwise_kernel(x, g, kernel, stride, dilation),
+        )
 
     def usual(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         _, pull_back = jax.vjp(functools.partial(_depthwise_grouped, stride=stride, dilation=dilation), x, kernel)
@@ -538,11 +554,73 @@ def _max_backward(window: int, stride: int, saved: tuple[jax.Array, jax.Array], 
 max_pool.defvjp(_max_forward, _max_backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def sum_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
+    """Sum over a square window.
+
+    It has no forward-mode derivative, though its gradient has.
+
+    Args:
+      x: [B, H, W, C].
+      window: side of the window; where it is odd, the padding is ``window // 2`` zeros a side.
+      stride: in both directions.
+
+    Returns:
+      [B, H', W', C] of the type of x; H' is ceil(H / stride) if the window is odd, H // stride if it is the stride.
+    """
+    return _sum(x, window, stride)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _sum(x: jax.Array, window: int, stride: int) -> jax.Array:
+    return jax.lax.platform_dependent(
+        x,
+        cpu=_apart(functools.partial(_sum_by_place, window=window, stride=stride)),
+        default=functools.partial(_sum_of_windows, window=window, stride=stride),
+    )
+
+
+def _sum_forward(x: jax.Array, window: int, stride: int) -> tuple[jax.Array, jax.Array]:
+    return _sum(x, window, stride), x
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _sum_backward(window: int, stride: int, x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+    def by_place(g: jax.Array) -> jax.Array:
+        seen = _spread(g, x.shape[1:3], stride, window - 1, _pad(window), 0)
+        return _add_along_both(seen, window, 1)
+
+    def usual(g: jax.Array) -> jax.Array:
+        (of_x,) = jax.linear_transpose(functools.partial(_sum_of_windows, window=window, stride=stride), x)(g)
+        return of_x
+
+    return (jax.lax.platform_dependent(g, cpu=_apart(by_place), default=usual),)
+
+
+sum_pool.defvjp(_sum_forward, _sum_backward)
+
+
 def _max_by_place(x: jax.Array, window: int, stride: int) -> jax.Array:
     out = _padded(x, window)
     for axis in (1, 2):
         out = functools.reduce(jnp.maximum, _shifted(out, axis, window, stride))
     return out
+
+
+def _sum_by_place(x: jax.Array, window: int, stride: int) -> jax.Array:
+    pad = _pad(window)
+    return _add_along_both(jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))), window, stride)
+
+
+def _add_along_both(padded: jax.Array, window: int, stride: int) -> jax.Array:
+    for axis in (1, 2):
+        padded = functools.reduce(jnp.add, _shifted(padded, axis, window, stride))
+    return padded
+
+
+def _sum_of_windows(x: jax.Array, window: int, stride: int) -> jax.Array:
+    pad = (_pad(window), _pad(window))
+    return nn.pooling.pool(x, 0.0, jax.lax.add, (window, window), (stride, stride), (pad, pad))
 
 
 def _max_of_windows(x: jax.Array, window: int, stride: int) -> jax.Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from gaea_jax.nets.lowering import conv_general_dilated, each, moments, scale
+from gaea_jax.nets.lowering import conv_general_dilated, each, moments, scale, sum_pool
 
 MOMENTUM = 0.9
 EPSILON = 1e-5
@@ -142,13 +142,8 @@ def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
     Returns:
       [B, H / stride, W / stride, C] of the type of x.
     """
-    pad = window // 2 if window % 2 else 0
-
-    def total(x: jax.Array) -> jax.Array:
-        return nn.pooling.pool(x, 0.0, jax.lax.add, (window, window), (stride, stride), ((pad, pad), (pad, pad)))
-
     # Flax's own average counts the pixels of every image in float32: slow to compile, and wider than bfloat16.
-    return total(x) / total(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
+    return sum_pool(x, window, stride) / sum_pool(jnp.ones((1, *x.shape[1:3], 1), x.dtype), window, stride)
 
 
 class ReluConvNorm(nn.Module):
