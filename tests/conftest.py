@@ -10,7 +10,14 @@ from gaea_jax.spaces.nas_bench_201 import EDGES, OPERATIONS
 
 jax.config.update("jax_num_cpu_devices", 8)
 
+# Of the modules, the one that takes longest.
+LONGEST = "test_search_darts.py"
 SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starts with the longest module, so that at the end no worker is left alone with it."""
+    items.sort(key=lambda item: item.path.name != LONGEST)
 
 
 @pytest.fixture(scope="session")

@@ -148,7 +148,7 @@ _conv.defvjp(_forward, _backward)
 
 
 def _parts(g: jax.Array) -> int:
-    """Into how many parts a batch is cut, so that what the gradient of a kernel reads again and again stays in a cache."""
+    """How many parts of a batch the gradient of a kernel is made of: it reads each again and again, from a cache."""
     small = (n for n in range(1, len(g) + 1) if len(g) % n == 0 and g.size <= n * _PART)
     return next(small, len(g))
 
@@ -425,7 +425,7 @@ scale.defvjp(_scale_forward, _scale_backward)
 
 
 @jax.custom_vjp
-def members_of_sum(stacks: Sequence[jax.Array]) -> list[jax.Array]:
+def members_of_sum(*stacks: jax.Array) -> list[jax.Array]:
     """The members of the sum of stacks.
 
     They have no forward-mode derivative, though their gradients have: these are one stack, which JAX would make of a
@@ -437,19 +437,19 @@ def members_of_sum(stacks: Sequence[jax.Array]) -> list[jax.Array]:
     Returns:
       m arrays [...].
     """
-    return _members_of_sum(stacks)
+    return _members_of_sum(*stacks)
 
 
-def _members_of_sum(stacks: Sequence[jax.Array]) -> list[jax.Array]:
-    return [functools.reduce(jnp.add, (stack[i] for stack in stacks)) for i in range(len(stacks[0]))]
+def _members_of_sum(*stacks: jax.Array) -> list[jax.Array]:
+    return [functools.reduce(jnp.add, members) for members in zip(*stacks, strict=True)]
 
 
-def _members_forward(stacks: Sequence[jax.Array]) -> tuple[list[jax.Array], list[None]]:
-    return _members_of_sum(stacks), [None] * len(stacks)
+def _members_forward(*stacks: jax.Array) -> tuple[list[jax.Array], list[None]]:
+    return _members_of_sum(*stacks), [None] * len(stacks)
 
 
-def _members_backward(like: list[None], g: list[jax.Array]) -> tuple[list[jax.Array]]:
-    return ([jnp.stack(g)] * len(like),)
+def _members_backward(of_stacks: list[None], g: list[jax.Array]) -> tuple[jax.Array, ...]:
+    return (jnp.stack(g),) * len(of_stacks)
 
 
 members_of_sum.defvjp(_members_forward, _members_backward)

@@ -1,5 +1,6 @@
 import itertools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -9,7 +10,17 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from gaea_jax.nets.lowering import conv_general_dilated, depthwise, max_pool, pointwise
+from gaea_jax.nets import lowering
+from gaea_jax.nets.lowering import (
+    conv_general_dilated,
+    depthwise,
+    max_pool,
+    members_of_sum,
+    moments,
+    pointwise,
+    scale,
+    sum_pool,
+)
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -18,13 +29,29 @@ def usual(x: jax.Array, w: jax.Array, *how: Any) -> jax.Array:
     return jax.lax.conv_general_dilated(x, w, *how, dimension_numbers=LAYOUT)
 
 
+def both_orders(run: Callable[..., Any], *at: Any) -> Any:
+    """What a function returns, gradients of a function of it, and their derivative in a direction."""
+
+    def first(*at: jax.Array) -> Any:
+        def loss(*at: jax.Array) -> jax.Array:
+            return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(run(*at)))
+
+        return jax.grad(loss, tuple(range(len(at))))(*at)
+
+    def everything(*at: jax.Array) -> Any:
+        return run(*at), first(*at), jax.jvp(first, at, jax.tree.map(jnp.cos, at))[1]
+
+    return jax.jit(everything)(*at)
+
+
 @pytest.mark.parametrize(
     ("kernel", "stride", "dilation", "side"),
     [(1, 1, 1, 5), (3, 1, 1, 6), (3, 2, 1, 8), (3, 2, 1, 7), (1, 2, 1, 7), (5, 3, 1, 8), (3, 1, 2, 7), (3, 2, 2, 8)],
 )
 def test_gradients_of_first_and_second_order_are_those_of_jax(
-    kernel: int, stride: int, dilation: int, side: int
+    kernel: int, stride: int, dilation: int, side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lowering, "_PART", 10 * side)
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(2, side, side + 1, 3)), rng.normal(size=(kernel, kernel, 3, 4))
     pad = kernel // 2
@@ -122,39 +149,82 @@ def test_depthwise_and_its_gradients_of_both_orders_are_those_of_a_grouped_convo
     x = rng.normal(size=(1 if shared else members, 8, side, side + 1, 3))
     k = rng.normal(size=(members, kernel, kernel, 3))
 
-    def everything(convolve: Any) -> Any:
-        def first(x: jax.Array, k: jax.Array) -> Any:
-            return jax.grad(lambda x, k: jnp.sum(jnp.sin(convolve(x, k, stride, dilation))), (0, 1))(x, k)
-
-        def run(x: jax.Array, k: jax.Array) -> Any:
-            second = jax.jvp(first, (x, k), (jnp.cos(x), jnp.cos(k)))[1]
-            return convolve(x, k, stride, dilation), first(x, k), second
-
-        return jax.jit(run)(x, k)
+    def run(convolve: Any) -> Any:
+        return both_orders(lambda x, k: convolve(x, k, stride, dilation), x, k)
 
     with jax.enable_x64(True):
-        chex.assert_trees_all_close(everything(depthwise), everything(each_depthwise), rtol=1e-9, atol=1e-9)
+        chex.assert_trees_all_close(run(depthwise), run(each_depthwise), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("members", "images", "side"), [(1, 4, 8), (3, 2, 5)])
+@pytest.mark.parametrize(("members", "shared", "images", "side"), [(1, False, 4, 8), (3, False, 2, 5), (3, True, 2, 5)])
 def test_pointwise_and_its_gradients_of_both_orders_are_those_of_a_matrix_product(
-    members: int, images: int, side: int
+    members: int, shared: bool, images: int, side: int
 ) -> None:
     rng = np.random.default_rng(0)
-    x, k = rng.normal(size=(members, images, side, side, 3)), rng.normal(size=(members, 3, 4))
+    x, k = rng.normal(size=(1 if shared else members, images, side, side, 3)), rng.normal(size=(members, 3, 4))
 
-    def everything(convolve: Any) -> Any:
-        def first(x: jax.Array, k: jax.Array) -> Any:
-            return jax.grad(lambda x, k: jnp.sum(jnp.sin(convolve(x, k))), (0, 1))(x, k)
-
-        def run(x: jax.Array, k: jax.Array) -> Any:
-            return convolve(x, k), first(x, k), jax.jvp(first, (x, k), (jnp.cos(x), jnp.cos(k)))[1]
-
-        return jax.jit(run)(x, k)
+    def product(x: jax.Array, k: jax.Array) -> jax.Array:
+        return jnp.einsum("mbhwc,mcd->mbhwd", jnp.broadcast_to(x, (members, *x.shape[1:])), k)
 
     with jax.enable_x64(True):
-        matrices = everything(lambda x, k: jnp.einsum("mbhwc,mcd->mbhwd", x, k))
-        chex.assert_trees_all_close(everything(pointwise), matrices, rtol=1e-9, atol=1e-9)
+        chex.assert_trees_all_close(both_orders(pointwise, x, k), both_orders(product, x, k), rtol=1e-9, atol=1e-9)
+
+
+def test_moments_and_their_gradients_of_both_orders_are_those_of_means() -> None:
+    x = np.random.default_rng(0).normal(size=(2, 4, 5, 6, 3))
+
+    def means(x: jax.Array) -> Any:
+        return x.mean((1, 2, 3)), (x * x).mean((1, 2, 3))
+
+    with jax.enable_x64(True):
+        chex.assert_trees_all_close(both_orders(moments, x), both_orders(means, x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("of_x", "of_centre"), [(1, 1), (1, 3), (3, 1), (3, 3)])
+def test_scale_and_its_gradients_of_both_orders_are_those_of_the_formula(of_x: int, of_centre: int) -> None:
+    rng = np.random.default_rng(0)
+    at = rng.normal(size=(of_x, 4, 5, 6, 2)), rng.normal(size=(of_centre, 2)), rng.normal(size=(3, 2))
+
+    def formula(x: jax.Array, centre: jax.Array, factor: jax.Array) -> jax.Array:
+        return (x - centre[:, None, None, None]) * factor[:, None, None, None]
+
+    with jax.enable_x64(True):
+        chex.assert_trees_all_close(both_orders(scale, *at), both_orders(formula, *at), rtol=1e-12, atol=1e-12)
+
+
+def test_the_gradient_of_a_factor_is_summed_in_float32() -> None:
+    x = jnp.ones((1, 4, 32, 32, 2), jnp.bfloat16)
+
+    def loss(factor: jax.Array) -> jax.Array:
+        return scale(x, jnp.zeros((1, 2), x.dtype), factor).astype(float).sum()
+
+    gradient = jax.grad(loss)(jnp.ones((3, 2), x.dtype))
+    chex.assert_trees_all_equal(gradient, jnp.full((3, 2), 4096, x.dtype))
+
+
+def test_members_of_a_sum_have_the_gradients_of_both_orders_of_its_rows() -> None:
+    rng = np.random.default_rng(0)
+    at = [rng.normal(size=(3, 2, 4)) for _ in range(4)]
+
+    def rows(*stacks: jax.Array) -> Any:
+        return list(sum(stacks))
+
+    with jax.enable_x64(True):
+        ours = both_orders(members_of_sum, *at)
+        chex.assert_trees_all_close(ours, both_orders(rows, *at), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("window", "stride", "side"), [(3, 1, 6), (3, 2, 6), (3, 2, 7), (2, 2, 6), (2, 2, 7)])
+def test_sum_pool_and_its_gradients_of_both_orders_are_those_of_flax(window: int, stride: int, side: int) -> None:
+    x = np.random.default_rng(0).normal(size=(2, side, side + 1, 3))
+    pad = window // 2 if window % 2 else 0
+
+    def usual(x: jax.Array) -> jax.Array:
+        return window**2 * nn.avg_pool(x, (window, window), (stride, stride), ((pad, pad), (pad, pad)))
+
+    with jax.enable_x64(True):
+        ours = both_orders(lambda x: sum_pool(x, window, stride), x)
+        chex.assert_trees_all_close(ours, both_orders(usual, x), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("window", "stride", "side"), [(3, 1, 6), (3, 2, 6), (3, 2, 7), (2, 2, 6), (2, 2, 7)])

@@ -234,7 +234,7 @@ class Part(NamedTuple):
                     len(self.edges),
                 )
                 stacks.append(stack)
-        return members_of_sum(stacks), running
+        return members_of_sum(*stacks), running
 
     def sampled(self, x: jax.Array, edge: Sequence[Any], inactive: str, train: bool) -> tuple[jax.Array, Tables]:
         """Of a single edge, which leaves x, the active operation, if it has one.
