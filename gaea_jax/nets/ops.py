@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
@@ -142,8 +143,16 @@ def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
     Returns:
       [B, H / stride, W / stride, C] of the type of x.
     """
+    rows, columns = (_seen(side, window, stride) for side in x.shape[1:3])
     # Flax's own average counts the pixels of every image in float32: slow to compile, and wider than bfloat16.
-    return sum_pool(x, window, stride) / sum_pool(jnp.ones((1, *x.shape[1:3], 1), x.dtype), window, stride)
+    return sum_pool(x, window, stride) / (rows[:, None] * columns)[..., None].astype(x.dtype)
+
+
+def _seen(side: int, window: int, stride: int) -> np.ndarray:
+    """How many of `side` pixels in a row each window sees."""
+    pad = window // 2 if window % 2 else 0
+    first = np.arange(-pad, side + pad - window + 1, stride)
+    return np.minimum(first + window, side) - np.maximum(first, 0)
 
 
 class ReluConvNorm(nn.Module):
