@@ -8,8 +8,8 @@ that layout from the start.
 It has no fast kernel at all for depthwise convolutions and for the gradient of a maximum. Both are sums over the places
 of the window, which on the CPU are written as such: a product of the shifted features for each place, which XLA fuses
 into one pass. Each pass is kept apart from its neighbours: fused with them, it would compute them again for each place,
-or be computed again for each of its users. Sums over all pixels, as the gradients of kernels are, it does in no fast
-way: they are made of short sums, and matrix products in the layout that the features have.
+or be computed again for each of its users. Sums over all pixels, as the gradients of kernels are and the moments of
+BatchNorm, are many in one pass over what they read, which XLA does not make of them by itself.
 
 Depthwise and pointwise convolutions work on stacks of features, [m, B, H, W, C], with a kernel for each of the m: the
 edges that leave a node, of which a few large operations are faster than many small ones.
@@ -472,7 +472,6 @@ def _sums(stacks: Sequence[jax.Array], first: tuple[int, ...] = (2,)) -> tuple[j
     On the CPU one pass makes all of them, so that what several need is read once. It adds up over the axes `first`, and
     what little is left is added up after that: one axis is many times faster than all.
     """
-
     stacks = tuple(stack.astype(jnp.promote_types(stack.dtype, jnp.float32)) for stack in stacks)
 
     def together(*stacks: jax.Array) -> tuple[jax.Array, ...]:
