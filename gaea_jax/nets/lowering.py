@@ -226,7 +226,7 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 
     return _depthwise(x, kernel, stride, dilation)
 
 
-# Compiled for itself, so that it is traced once for all calls with the same shapes; so are the other three below.
+# Compiled for itself, so that it is traced once for all calls with the same shapes; so are the others below.
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
     return jax.lax.platform_dependent(
@@ -513,13 +513,8 @@ def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
     return _max(x, window, stride)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
 def _max(x: jax.Array, window: int, stride: int) -> jax.Array:
-    return jax.lax.platform_dependent(
-        x,
-        cpu=_apart(functools.partial(_max_by_place, window=window, stride=stride)),
-        default=functools.partial(_max_of_windows, window=window, stride=stride),
-    )
+    return _pool(x, window, stride, _max_by_place, _max_of_windows)
 
 
 def _max_forward(x: jax.Array, window: int, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -531,7 +526,7 @@ def _max_forward(x: jax.Array, window: int, stride: int) -> tuple[jax.Array, tup
 def _max_backward(window: int, stride: int, saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array]:
     def by_place(x: jax.Array, out: jax.Array, g: jax.Array) -> jax.Array:
         winner = jnp.full(out.shape, -1, jnp.int32)
-        for i, j, part in reversed(list(_places(_padded(x, window), window, stride))):
+        for i, j, part in reversed(list(_places(_padded(x, window, -jnp.inf), window, stride))):
             winner = jnp.where(part == out, i * window + j, winner)
         where = x.shape[1:3], stride, window - 1, _pad(window)
         winners, gradients = (
@@ -570,13 +565,8 @@ def sum_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
     return _sum(x, window, stride)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
 def _sum(x: jax.Array, window: int, stride: int) -> jax.Array:
-    return jax.lax.platform_dependent(
-        x,
-        cpu=_apart(functools.partial(_sum_by_place, window=window, stride=stride)),
-        default=functools.partial(_sum_of_windows, window=window, stride=stride),
-    )
+    return _pool(x, window, stride, _sum_by_place, _sum_of_windows)
 
 
 def _sum_forward(x: jax.Array, window: int, stride: int) -> tuple[jax.Array, jax.Array]:
@@ -587,7 +577,7 @@ def _sum_forward(x: jax.Array, window: int, stride: int) -> tuple[jax.Array, jax
 def _sum_backward(window: int, stride: int, x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
     def by_place(g: jax.Array) -> jax.Array:
         seen = _spread(g, x.shape[1:3], stride, window - 1, _pad(window), 0)
-        return _add_along_both(seen, window, 1)
+        return _by_axis(jnp.add, seen, window, 1)
 
     def usual(g: jax.Array) -> jax.Array:
         (of_x,) = jax.linear_transpose(functools.partial(_sum_of_windows, window=window, stride=stride), x)(g)
@@ -599,21 +589,28 @@ def _sum_backward(window: int, stride: int, x: jax.Array, g: jax.Array) -> tuple
 sum_pool.defvjp(_sum_forward, _sum_backward)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _pool(
+    x: jax.Array, window: int, stride: int, by_place: Callable[..., jax.Array], of_windows: Callable[..., jax.Array]
+) -> jax.Array:
+    cpu, default = (functools.partial(run, window=window, stride=stride) for run in (by_place, of_windows))
+    return jax.lax.platform_dependent(x, cpu=_apart(cpu), default=default)
+
+
 def _max_by_place(x: jax.Array, window: int, stride: int) -> jax.Array:
-    out = _padded(x, window)
-    for axis in (1, 2):
-        out = functools.reduce(jnp.maximum, _shifted(out, axis, window, stride))
-    return out
+    return _by_axis(jnp.maximum, _padded(x, window, -jnp.inf), window, stride)
 
 
 def _sum_by_place(x: jax.Array, window: int, stride: int) -> jax.Array:
-    pad = _pad(window)
-    return _add_along_both(jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))), window, stride)
+    return _by_axis(jnp.add, _padded(x, window, 0), window, stride)
 
 
-def _add_along_both(padded: jax.Array, window: int, stride: int) -> jax.Array:
+def _by_axis(
+    combine: Callable[[jax.Array, jax.Array], jax.Array], padded: jax.Array, window: int, stride: int
+) -> jax.Array:
+    """Combines what each window of padded features sees, one axis after the other."""
     for axis in (1, 2):
-        padded = functools.reduce(jnp.add, _shifted(padded, axis, window, stride))
+        padded = functools.reduce(combine, _shifted(padded, axis, window, stride))
     return padded
 
 
@@ -631,9 +628,9 @@ def _pad(window: int) -> int:
     return window // 2 if window % 2 else 0
 
 
-def _padded(x: jax.Array, window: int) -> jax.Array:
+def _padded(x: jax.Array, window: int, fill: float) -> jax.Array:
     pad = _pad(window)
-    return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=-jnp.inf)
+    return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
 
 
 def _apart(run: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
