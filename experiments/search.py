@@ -1,6 +1,7 @@
 """Searches a space and writes what was found: ``python -m experiments.search --dataset digits --steps 500``."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import statistics
@@ -10,38 +11,64 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.cli import main
-from gaea_jax.train import SearchConfig, SearchResult, search, search_seeds
+from gaea_jax.errors import UsageError
+from gaea_jax.train import SearchConfig, SearchResult, search, sweep
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(SearchConfig):
-    """The flags: a `SearchConfig`, whose cells the DARTS family calls layers, and how many seeds to run.
+    """The flags: a `SearchConfig`, whose cells the DARTS family calls layers, and what to run of it at once.
 
     Attributes:
       seeds: run this many searches at once, of seeds from `seed` up, each with a folder of its own below `out`, and sum
-        them up; see `search_seeds`.
+        them up; see `sweep`.
+      learning_rates: the same for each of these peaks, in place of `learning_rate`.
+      arch_learning_rates: the same for each of these, in place of `arch_learning_rate`.
     """
 
     cells: Annotated[int, tyro.conf.arg(aliases=["--layers"])] = SearchConfig.cells
     seeds: int | None = None
+    learning_rates: tuple[float, ...] = ()
+    arch_learning_rates: tuple[float, ...] = ()
 
 
 def run(flags: Flags) -> None:
-    """Runs one search, or one for each seed."""
+    """Runs one search, or all of a sweep."""
     fields = {field.name: getattr(flags, field.name) for field in dataclasses.fields(SearchConfig)}
     if flags.out is None:
         fields["out"] = pathlib.Path("runs", "-".join(("search", flags.space, flags.method, flags.dataset)))
     config = SearchConfig(**fields)
-    if flags.seeds is None:
+    if flags.seeds is None and not flags.learning_rates and not flags.arch_learning_rates:
         show(search(config))
         return
-    results = search_seeds(config, flags.seeds)
+    results = sweep(swept(config, flags))
     for result in results:
         show(result)
-    summary = sum_up(results)
+    groups = [sum_up(list(group)) for _, group in itertools.groupby(results, key=_rates)]
+    summary = {"groups": groups, "runs": [result.to_json() for result in results]}
     (pathlib.Path(fields["out"]) / "result.json").write_text(json.dumps(summary, indent=2) + "\n")
-    for dataset, found in summary["table"].items():
-        print(f"{dataset}: test {found['mean']:.2f} ± {found['std']:.2f} % over {flags.seeds} seeds")
+    for group in groups:
+        print(line(group, flags))
+
+
+def swept(config: SearchConfig, flags: Flags) -> list[SearchConfig]:
+    """The configurations of a sweep: all seeds of each pair of learning rates."""
+    seeds = 1 if flags.seeds is None else flags.seeds
+    if seeds < 1:
+        raise UsageError("seeds", f"must be more than 0, not {seeds}")
+    for name in ("learning_rates", "arch_learning_rates"):
+        if len(set(getattr(flags, name))) < len(getattr(flags, name)):
+            raise UsageError(name, "has a value twice")
+    return [
+        dataclasses.replace(config, learning_rate=rate, arch_learning_rate=arch_rate, seed=config.seed + number)
+        for rate in flags.learning_rates or (config.learning_rate,)
+        for arch_rate in flags.arch_learning_rates or (config.arch_learning_rate,)
+        for number in range(seeds)
+    ]
+
+
+def _rates(result: SearchResult) -> tuple[float, float | None]:
+    return result.config.learning_rate, result.config.arch_learning_rate
 
 
 def show(result: SearchResult) -> None:
@@ -53,12 +80,39 @@ def show(result: SearchResult) -> None:
 
 
 def sum_up(results: list[SearchResult]) -> dict[str, Any]:
-    """Mean and population standard deviation of the true test accuracies, as the GAEA paper reports them."""
-    table: dict[str, dict[str, float]] = {}
-    for dataset in results[0].table or {}:
-        found = [result.table[dataset]["test"] for result in results if result.table]
-        table[dataset] = {"mean": statistics.fmean(found), "std": statistics.pstdev(found)}
-    return {"table": table, "runs": [result.to_json() for result in results]}
+    """What the seeds of one pair of learning rates found.
+
+    Returns:
+      ``learning_rate``, ``arch_learning_rate`` (None for the method's own) and ``seeds``; and, each with ``mean`` and
+      population standard deviation, ``std``, as the GAEA paper reports them: of the last report ``loss``, ``accuracy``
+      and, where images are held out, ``valid_accuracy``; and by data set ``table``, the true test accuracy.
+    """
+    rate, arch_rate = _rates(results[0])
+    last = [result.records[-1] for result in results]
+    names = [name for name in ("loss", "accuracy", "valid_accuracy") if name in last[0]]
+    tables = [result.table for result in results if result.table]
+    return {
+        "learning_rate": rate,
+        "arch_learning_rate": arch_rate,
+        "seeds": [result.config.seed for result in results],
+        **{name: spread([record[name] for record in last]) for name in names},
+        "table": {name: spread([table[name]["test"] for table in tables]) for name in (tables[0] if tables else ())},
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Mean and population standard deviation."""
+    return {"mean": statistics.fmean(values), "std": statistics.pstdev(values)}
+
+
+def line(group: dict[str, Any], flags: Flags) -> str:
+    """Sums up a group of a sweep for a reader."""
+    names = [name for name in ("learning_rate", "arch_learning_rate") if getattr(flags, f"{name}s")]
+    of = "".join(f"{name.replace('_', ' ')} {group[name]:g}, " for name in names)
+    found = {f"{name}: test": accuracy for name, accuracy in group["table"].items()}
+    found = found or {name.replace("_", " "): group[name] for name in ("accuracy", "valid_accuracy") if name in group}
+    texts = (f"{name} {value['mean']:.2f} ± {value['std']:.2f} %" for name, value in found.items())
+    return f"{of}{len(group['seeds'])} seeds: {', '.join(texts)}"
 
 
 if __name__ == "__main__":

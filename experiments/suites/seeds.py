@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from experiments.suites.steps import StepConfig, build, ratios
 from gaea_jax.errors import UsageError
-from gaea_jax.train.seeds import Seeds, seed_parallel
+from gaea_jax.train.sweep import Runs, run_parallel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +55,8 @@ def run(config: Config) -> dict[str, Any]:
     devices = _devices(config.devices)
     state, batch, step = build(config)
     singles = [dataclasses.replace(state, key=jax.random.key(seed)) for seed in range(config.seeds)]
-    spread, sharding = seed_parallel(step, devices)
-    together = jax.device_put(Seeds.stack(singles), sharding)
+    spread, sharding = run_parallel(step, devices)
+    together = jax.device_put(Runs.stack(singles), sharding)
     batches = jax.device_put(jax.tree.map(lambda leaf: jnp.stack([leaf] * config.seeds), batch), sharding)
     start = time.perf_counter()
     mapped = spread.lower(together, batches).compile()  # type: ignore[attr-defined]

@@ -23,6 +23,7 @@ from matplotlib.axes import Axes
 
 from experiments.suites.steps import StepConfig, build, ratios
 from gaea_jax.errors import UsageError
+from gaea_jax.train.memory import give_back
 
 # Side of the square matrices whose product is the machine's peak, and how often it is made a round.
 _SIDE = 2048
@@ -52,7 +53,7 @@ def run(config: Config) -> dict[str, Any]:
       ``config``; ``step_s``, a median a round, and their ``median``; ``images_per_s``; ``gflop_per_s``, by what XLA
       counts in the compiled step (the rounds of a loop once), and ``peak_gflop_per_s``, that of a matrix product;
       ``temporaries_mb`` of the compiled step; ``compile_s``; ``peak_mb``, the largest resident memory of this process
-      while it stepped, and ``compile_peak_mb``, that before; with a yardstick also ``yardstick_s``,
+      while it stepped, as a search does, and ``compile_peak_mb``, that before; with a yardstick also ``yardstick_s``,
       ``yardstick_peak_mb`` of its whole process, and ``ratio``: min, median and max over the rounds of its time by ours
       (more than 1: ours is faster); and ``conclusion``, a few lines. Resident memory is None where there is no Linux.
 
@@ -68,6 +69,7 @@ def run(config: Config) -> dict[str, Any]:
     matrix = jnp.ones((_SIDE, _SIDE))
     product = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
     compile_peak = _peak_mb()
+    give_back()
     _forget_peak()
     ours: list[float] = []
     theirs: list[tuple[float, float | None]] = []

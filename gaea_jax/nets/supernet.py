@@ -144,6 +144,12 @@ def _operation(
     return run
 
 
+# Compiled for itself, so that it is traced once for all cells of a stage.
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _cell(module: MixedCell, variables: Any, x: jax.Array, mixture: Mixture, train: bool) -> Any:
+    return module.apply(variables, x, mixture, train, mutable=["batch_stats"] if train else [])
+
+
 class NASBench201Supernet(nn.Module):
     """The relaxed network of NAS-Bench-201; see `supernet`.
 
@@ -169,7 +175,13 @@ class NASBench201Supernet(nn.Module):
             check_tables(self.space.choices, mixture.active, "mixture")
 
         def cell(x: jax.Array, name: str) -> jax.Array:
-            return MixedCell(self.space, self.dtype, name=name)(x, mixture, train)
+            if self.is_initializing():
+                return MixedCell(self.space, self.dtype, name=name)(x, mixture, train)
+            own = {kind: tables[name] for kind, tables in self.variables.items() if name in tables}
+            x, new = _cell(MixedCell(self.space, self.dtype, parent=None), own, x, mixture, train)
+            if train:
+                self.put_variable("batch_stats", name, new["batch_stats"])
+            return x
 
         return skeleton(
             x,

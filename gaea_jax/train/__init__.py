@@ -4,9 +4,9 @@ from gaea_jax.train.drive import DivergedError, Interrupted
 from gaea_jax.train.loop import data_parallel, run
 from gaea_jax.train.retrain import RetrainConfig, RetrainResult, TrainState, make_train_step, retrain
 from gaea_jax.train.search import SearchConfig, SearchResult, search
-from gaea_jax.train.seeds import search_seeds
 from gaea_jax.train.state import SearchState
 from gaea_jax.train.step import accuracy, cross_entropy, make_search_step
+from gaea_jax.train.sweep import sweep
 
 __all__ = [
     "DivergedError",
@@ -25,5 +25,5 @@ __all__ = [
     "retrain",
     "run",
     "search",
-    "search_seeds",
+    "sweep",
 ]

@@ -16,6 +16,7 @@ from gaea_jax.data import Stream
 from gaea_jax.metrics import progress
 from gaea_jax.train.folder import RunFolder
 from gaea_jax.train.loop import Parallel, Step, data_parallel, run
+from gaea_jax.train.memory import give_back
 from gaea_jax.train.signals import stop_on_signal
 
 Record = dict[str, Any]
@@ -150,7 +151,7 @@ def drive(
                     stream.set_state(place)
             folder.log.rewind(int(tallied.step))
             records = folder.records()
-        done = int(tallied.step)
+        begun = done = int(tallied.step)
         start = time.monotonic()
         stop = stack.enter_context(stop_on_signal())
         shown = stack.enter_context(progress(until, done, description))
@@ -159,6 +160,8 @@ def drive(
             target = min(done + pulse, until, (done // report_every + 1) * report_every)
             began = time.monotonic()
             tallied, _ = run(advance, tallied, source, target, loop=loop)
+            if done == begun:
+                give_back()  # What compiling the step took.
             if not _finite(tallied):
                 raise DivergedError(_diverged(done, target, checkpoints))
             pulse = max(1, round((target - done) * PULSE_S / (time.monotonic() - began)))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 
 from gaea_jax.benchmarks import Table, load_table
@@ -276,7 +277,7 @@ def search(
     key = jax.random.key(config.seed)
     finished = drive(
         ready.step,
-        ready.create(key),
+        compiled_once(ready.create)(key),
         ready.source(key),
         ready.length.until,
         report=ready.report,
@@ -302,7 +303,7 @@ class Ready(NamedTuple):
       space: the search space.
       length: how long it runs.
       step: its step, not compiled.
-      create: draws the state before the first step from the random key of the run.
+      create: draws the state before the first step from the random key of the run; pure, not compiled.
       source: makes its batches from that key.
       report: see `drive`.
       digests: what beside the configuration decides its numbers, see `open_folder`.
@@ -346,13 +347,8 @@ def prepare(config: SearchConfig, devices: Sequence[jax.Device]) -> Ready:
     Raises:
       UsageError: an argument is wrong.
     """
-    if config.epochs is None and config.steps is None:
-        config = dataclasses.replace(config, epochs=DEFAULT_EPOCHS)
-    order = config.order or ("joint" if config.objective == "single-level" else "alternating")
-    config = dataclasses.replace(config, order=order)
-    check_run(config, config.batch_size, len(devices), positive=_POSITIVE)
-    check_objective(config.objective, order, config.hypergradient)
-    _check_choices(config)
+    config = checked(config, len(devices))
+    order = _order(config)
     space, make_method = get_space(config.space), _method(config)
     table = _table(config, space)
     dataset = load_data(config)
@@ -386,21 +382,8 @@ def prepare(config: SearchConfig, devices: Sequence[jax.Device]) -> Ready:
         stem=config.stem,
         **method.net,
     )
-    tx = search_optimizer(
-        weights=sgd(
-            cosine(
-                config.learning_rate,
-                config.final_learning_rate,
-                length.periods,
-                length.period,
-                warmup=round(config.warmup_epochs * length.steps_per_epoch / length.period),
-            ),
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            clip_norm=config.clip_norm,
-        ),
-        arch=method.optimizer(space),
-    )
+
+    tx = _optimizer(config, space, make_method, length)
     step = make_search_step(
         net,
         space,
@@ -411,7 +394,10 @@ def prepare(config: SearchConfig, devices: Sequence[jax.Device]) -> Ready:
         hypergradient=config.hypergradient,
         warmup_steps=round(config.arch_warmup_epochs * length.steps_per_epoch),
     )
-    create = compiled_once(lambda key: SearchState.create(net, space, method, tx, dataset.train.image_shape, key))
+
+    def create(key: jax.Array) -> SearchState:
+        return SearchState.create(net, space, method, tx, dataset.train.image_shape, key)
+
     # Traced before the folder of the run is made, so that what does not fit leaves nothing behind; compiled after it.
     blank = jax.eval_shape(create, key)
     learns = bool(jax.tree.leaves(blank.params["arch"]))
@@ -424,6 +410,58 @@ def prepare(config: SearchConfig, devices: Sequence[jax.Device]) -> Ready:
 
     digests = {"--split": None if train_valid is None else train_valid.digest()}
     return Ready(config, space, length, step, create, source, report, digests)
+
+
+def checked(config: SearchConfig, devices: int) -> SearchConfig:
+    """A configuration with what it leaves open filled in, after a look at every field that needs no data.
+
+    Args:
+      config: the configuration.
+      devices: number of devices that share a batch.
+
+    Returns:
+      The configuration, with a length and an order.
+
+    Raises:
+      UsageError: an argument is wrong.
+    """
+    if config.epochs is None and config.steps is None:
+        config = dataclasses.replace(config, epochs=DEFAULT_EPOCHS)
+    order = _order(config)
+    check_run(config, config.batch_size, devices, positive=_POSITIVE)
+    check_objective(config.objective, order, config.hypergradient)
+    _check_choices(config)
+    _method(config)
+    return dataclasses.replace(config, order=order)
+
+
+def _order(config: SearchConfig) -> str:
+    return config.order or ("joint" if config.objective == "single-level" else "alternating")
+
+
+def _optimizer(
+    config: SearchConfig, space: Space, make_method: Callable[..., Method], length: Length
+) -> optax.GradientTransformationExtraArgs:
+    """The optimiser of both blocks; their learning rates are values in its state, so that those of a sweep share it."""
+
+    def of_weights(learning_rate: float) -> optax.GradientTransformation:
+        schedule = cosine(
+            learning_rate,
+            config.final_learning_rate,
+            length.periods,
+            length.period,
+            warmup=round(config.warmup_epochs * length.steps_per_epoch / length.period),
+        )
+        return sgd(schedule, momentum=config.momentum, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
+
+    def of_arch(arch_learning_rate: float) -> optax.GradientTransformation:
+        return make_method(length, learning_rate=arch_learning_rate).optimizer(space)
+
+    rate = arch_learning_rate(config)
+    return search_optimizer(
+        weights=optax.inject_hyperparams(of_weights)(config.learning_rate),
+        arch=make_method(length).optimizer(space) if rate is None else optax.inject_hyperparams(of_arch)(rate),
+    )
 
 
 def _check_choices(config: SearchConfig) -> None:
@@ -465,8 +503,16 @@ def _accuracies(
     return {name: supernet_accuracy(net, batches, statistics) for name, statistics in names.items()}
 
 
-def _method(config: SearchConfig) -> Callable[[Length], Method]:
-    """Makes the method, given the length of the run, which the temperature of a sampling one follows."""
+def arch_learning_rate(config: SearchConfig) -> float | None:
+    """The step of the architecture in a search: the method's own, where none is given; None if it makes none."""
+    if config.arch_learning_rate is not None:
+        return config.arch_learning_rate
+    takes = inspect.signature(get_method(config.method)).parameters
+    return takes["learning_rate"].default if "learning_rate" in takes else None
+
+
+def _method(config: SearchConfig) -> Callable[..., Method]:
+    """Makes the method, given the length of the run, which a temperature follows, and options that go before others."""
     factory = get_method(config.method)
     takes = inspect.signature(factory).parameters
     options: dict[str, Any] = {}
@@ -478,14 +524,15 @@ def _method(config: SearchConfig) -> Callable[[Length], Method]:
             raise UsageError(flag, f"does not apply to the method {config.method}")
         options[option] = value
 
-    def make(length: Length) -> Method:
+    def make(length: Length, **other: Any) -> Method:
         if "temperature" not in takes:
-            return factory(**options)
+            return factory(**{**options, **other})
         first, last = (
             default if given is None else given
             for default, given in zip(TEMPERATURES, (config.temperature, config.final_temperature), strict=True)
         )
-        return factory(**{**options, "temperature": linear(first, last, length.periods, length.period)})
+        temperature = linear(first, last, length.periods, length.period)
+        return factory(**{**options, "temperature": temperature, **other})
 
     return make
 

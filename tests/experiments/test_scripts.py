@@ -91,8 +91,10 @@ BAD_INPUT = [
     ("search --learning-rate nan", "--learning-rate", "more than 0"),
     ("search --seeds 0", "--seeds", "more than 0"),
     ("search --seeds 2 --out run", "--out", "--resume"),
+    ("search --learning-rates 0.1 0.1", "--learning-rates", "a value twice"),
+    ("search --arch-learning-rates 0.1 -1", "--arch-learning-rate", "more than 0, not -1"),
     ("search --seeds 2 --out nowhere --resume", "--resume", "no run to continue"),
-    ("search --seeds 2 --stream --dataset cifar10", "--stream", "one seed at a time"),
+    ("search --seeds 2 --stream --dataset cifar10", "--stream", "one search at a time"),
     ("retrain", "--genotype", "required"),
     ("retrain --genotype '|conv~0|'", "--genotype", "conv"),
     ("retrain --genotype nowhere.json", "--genotype", "neither a genotype nor a file"),
@@ -334,12 +336,28 @@ def test_several_seeds_are_summed_up(searched, script, table_path, tmp_path):
     assert reports == [{**report, "table": None} for report in alone]
     summary = json.loads((tmp_path / "runs/result.json").read_text())
     assert summary["runs"] == runs
-    assert summary["table"].keys() == {"cifar10", "cifar100", "ImageNet16-120"}
-    for dataset, found in summary["table"].items():
+    (group,) = summary["groups"]
+    assert (group["seeds"], group["learning_rate"], group["arch_learning_rate"]) == ([0, 1], 0.025, None)
+    ends = [read_metrics(tmp_path / f"runs/seed-{seed}/metrics.jsonl")[-1] for seed in (0, 1)]
+    assert group["loss"]["mean"] == pytest.approx((ends[0]["loss"] + ends[1]["loss"]) / 2)
+    assert group["table"].keys() == {"cifar10", "cifar100", "ImageNet16-120"}
+    for dataset, found in group["table"].items():
         first, second = (run["table"][dataset]["test"] for run in runs)
         assert found["mean"] == pytest.approx((first + second) / 2)
         assert found["std"] == pytest.approx(abs(first - second) / 2)
-        assert f"{dataset}: test {found['mean']:.2f} ± {found['std']:.2f} % over 2 seeds" in out
+        assert f"{dataset}: test {found['mean']:.2f} ± {found['std']:.2f} %" in out
+    assert "2 seeds: cifar10: test" in out
+
+
+def test_learning_rates_are_swept(script, tmp_path):
+    out, _ = finish(script(f"{SEARCH} --arch-learning-rates 0.1 0.3 --seeds 2 --out runs", tmp_path))
+    groups = json.loads((tmp_path / "runs/result.json").read_text())["groups"]
+    assert [(group["arch_learning_rate"], group["seeds"]) for group in groups] == [(0.1, [0, 1]), (0.3, [0, 1])]
+    assert [line.split(":")[0] for line in out.splitlines()[-2:]] == [
+        "arch learning rate 0.1, 2 seeds",
+        "arch learning rate 0.3, 2 seeds",
+    ]
+    assert len(list((tmp_path / "runs").glob("seed-*/result.json"))) == 4
 
 
 def test_the_cell_of_a_result_is_trained(searched, script, tmp_path):

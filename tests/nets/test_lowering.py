@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from gaea_jax.nets import lowering
 from gaea_jax.nets.lowering import (
     conv_general_dilated,
+    convolution,
     depthwise,
     max_pool,
     members_of_sum,
@@ -51,7 +51,7 @@ def both_orders(run: Callable[..., Any], *at: Any) -> Any:
 def test_gradients_of_first_and_second_order_are_those_of_jax(
     kernel: int, stride: int, dilation: int, side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lowering, "_PART", 10 * side)
+    monkeypatch.setattr(convolution, "_PART", 10 * side)
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(2, side, side + 1, 3)), rng.normal(size=(kernel, kernel, 3, 4))
     pad = kernel // 2

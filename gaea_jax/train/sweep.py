@@ -1,4 +1,4 @@
-"""Searches of several seeds as one program: compiled once, and spread over devices, a seed or more for each."""
+"""Searches that differ in seeds and learning rates as one program: compiled once, and spread over devices."""
 
 import dataclasses
 import statistics
@@ -8,6 +8,7 @@ from typing import Any, Self
 import flax.struct
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gaea_jax.errors import UsageError
@@ -15,13 +16,16 @@ from gaea_jax.train.config import open_folder
 from gaea_jax.train.drive import Record, drive
 from gaea_jax.train.folder import Log, RunFolder
 from gaea_jax.train.loop import Step
-from gaea_jax.train.search import SearchConfig, SearchResult, prepare
+from gaea_jax.train.search import SearchConfig, SearchResult, arch_learning_rate, checked, prepare
+from gaea_jax.train.state import SearchState, compiled_once
 
-_AXIS = "seed"
+# What the searches of a sweep may differ in.
+SWEPT = ("seed", "learning_rate", "arch_learning_rate")
+_AXIS = "run"
 
 
 @flax.struct.dataclass
-class Seeds:
+class Runs:
     """The states of several runs that are at the same step.
 
     Attributes:
@@ -82,7 +86,7 @@ class Sources:
         return jax.lax.map(one, self.own)
 
 
-def seed_parallel(step: Step, devices: Sequence[jax.Device]) -> tuple[Step, NamedSharding]:
+def run_parallel(step: Step, devices: Sequence[jax.Device]) -> tuple[Step, NamedSharding]:
     """Spreads runs over devices; each device makes the steps of its own, one after another.
 
     Args:
@@ -90,28 +94,28 @@ def seed_parallel(step: Step, devices: Sequence[jax.Device]) -> tuple[Step, Name
       devices: the devices; their number divides that of the runs.
 
     Returns:
-      The step of `Seeds` and stacked batches, whose metrics have an axis for the runs; and the sharding of the state.
+      The step of `Runs` and stacked batches, whose metrics have an axis for the runs; and the sharding of the state.
     """
     mesh = jax.make_mesh((len(devices),), (_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
     spec = PartitionSpec(_AXIS)
 
-    def each(seeds: Seeds, batches: Any) -> tuple[Seeds, dict[str, jax.Array]]:
-        states, metrics = jax.lax.map(lambda run: step(*run), (seeds.states, batches))
-        return Seeds(states), metrics
+    def each(runs: Runs, batches: Any) -> tuple[Runs, dict[str, jax.Array]]:
+        states, metrics = jax.lax.map(lambda run: step(*run), (runs.states, batches))
+        return Runs(states), metrics
 
     spread = jax.shard_map(each, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
     return jax.jit(spread), NamedSharding(mesh, spec)
 
 
-class SeedLogs:
-    """The reports of several runs, a file of each: a report has those of the runs as a list, ``seeds``."""
+class RunLogs:
+    """The reports of several runs, a file of each: a report has those of the runs as a list, ``runs``."""
 
     def __init__(self, logs: Sequence[Log]):
         self._logs = logs
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Writes one report."""
-        for log, own in zip(self._logs, record["seeds"], strict=True):
+        for log, own in zip(self._logs, record["runs"], strict=True):
             log.append({"step": record["step"], **own, "wall_s": record["wall_s"]})
 
     def rewind(self, step: int) -> None:
@@ -122,59 +126,58 @@ class SeedLogs:
     def records(self) -> list[Record]:
         """The reports written so far, as they were appended."""
         rows = zip(*(log.records() for log in self._logs), strict=True)
-        return [{"step": row[0]["step"], "seeds": list(row), "wall_s": row[0]["wall_s"]} for row in rows]
+        return [{"step": row[0]["step"], "runs": list(row), "wall_s": row[0]["wall_s"]} for row in rows]
 
 
-def search_seeds(
-    config: SearchConfig,
-    seeds: int,
+def sweep(
+    configs: Sequence[SearchConfig],
     on_report: Callable[[Record], None] | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> list[SearchResult]:
-    """Searches with several seeds at once, see `search`.
+    """Searches several times at once, with other seeds or learning rates, see `search`.
 
-    As many devices are used as divide the number of seeds; a seed stays on its device. Each search makes the steps that
-    it makes alone.
+    As many devices are used as divide the number of searches; each stays on its device and makes the steps that it
+    makes alone.
 
     Args:
-      config: what, how and where; ``seed`` is the first of the seeds. ``out`` gets the checkpoints of all, and in it a
-        folder ``seed-N`` for each with all else that a search writes.
-      seeds: how many.
-      on_report: called with every report: ``step``, ``wall_s``, and those of the searches as a list, ``seeds``.
+      configs: what, how and where; no two are equal, and they differ in `SWEPT` alone. ``out`` gets the checkpoints of
+        all, and in it a folder for each with all else that a search writes: ``seed-N``, with the learning rates in its
+        name where those differ.
+      on_report: called with every report: ``step``, ``wall_s``, and those of the searches as a list, ``runs``.
       devices: all local ones by default.
 
     Returns:
-      The results, in the order of the seeds; their ``wall_s`` is that of all together.
+      The results, in the order of the configurations; their ``wall_s`` is that of all together.
 
     Raises:
       UsageError: an argument is wrong, or the images are streamed (on ``stream``); nothing has been overwritten.
       Interrupted: a signal ended the run; it can be resumed.
       DivergedError: loss or gradient of one of them is not finite.
+      ValueError: there are no configurations, or two are equal.
     """
-    if seeds < 1:
-        raise UsageError("seeds", f"must be more than 0, not {seeds}")
-    if config.stream:
-        raise UsageError("stream", "is for one seed at a time; several share the images in memory")
+    config = _in_common(configs)
     devices = devices if devices is not None else jax.local_devices()
-    devices = devices[: max(count for count in range(1, len(devices) + 1) if seeds % count == 0)]
-    # Reports evaluate one seed after another, on the first device.
+    devices = devices[: max(count for count in range(1, len(devices) + 1) if len(configs) % count == 0)]
+    configs = [checked(one, 1) for one in configs]
+    # Reports evaluate one search after another, on the first device.
     ready = prepare(config, devices[:1])
-    configs = [dataclasses.replace(ready.config, seed=config.seed + number) for number in range(seeds)]
-    folder = open_folder(ready.config, {**ready.digests, "--seeds": str(seeds)})
-    own = [] if folder is None else _own_folders(folder, configs)
+    names = _names(configs)
+    folder = open_folder(ready.config, {**ready.digests, "--sweep": ", ".join(names)})
+    own = [] if folder is None else _own_folders(folder, dict(zip(names, configs, strict=True)))
 
-    def report(state: Seeds, means: Record) -> tuple[Record, str]:
+    def report(state: Runs, means: Record) -> tuple[Record, str]:
         records = []
         for number, one in enumerate(jax.device_put(state, devices[0]).split()):
             record, _ = ready.report(one, {name: values[number] for name, values in means.items()})
             records.append(record)
         loss, accuracy = (statistics.fmean(means[name]) for name in ("loss", "accuracy"))
-        return {"seeds": records}, f"{seeds} seeds, mean loss {loss:.3f}  acc {accuracy:.1f} %"
+        return {"runs": records}, f"{len(configs)} runs, mean loss {loss:.3f}  acc {accuracy:.1f} %"
 
+    create = compiled_once(ready.create)
     keys = [jax.random.key(one.seed) for one in configs]
     finished = drive(
         ready.step,
-        Seeds.stack([ready.create(key) for key in keys]),
+        Runs.stack([_at_rates(create(key), one) for key, one in zip(keys, configs, strict=True)]),
         Sources.of([ready.source(key) for key in keys]),
         ready.length.until,
         report=report,
@@ -184,13 +187,13 @@ def search_seeds(
         resume=config.resume,
         loop=config.loop,
         devices=devices,
-        parallel=seed_parallel,
+        parallel=run_parallel,
         on_report=on_report,
     )
     results = []
     for number, (one, state) in enumerate(zip(configs, finished.state.split(), strict=True)):
         records = [
-            {"step": record["step"], **record["seeds"][number], "wall_s": record["wall_s"]}
+            {"step": record["step"], **record["runs"][number], "wall_s": record["wall_s"]}
             for record in finished.records
         ]
         results.append(ready.result(one, state, records, finished.wall_s))
@@ -199,14 +202,41 @@ def search_seeds(
     return results
 
 
-def _own_folders(folder: RunFolder, configs: Sequence[SearchConfig]) -> list[RunFolder]:
+def _in_common(configs: Sequence[SearchConfig]) -> SearchConfig:
+    """The first configuration, after a check that the others are of the same sweep."""
+    if not configs or any(one in configs[:number] for number, one in enumerate(configs)):
+        raise ValueError("a sweep needs configurations, no two of them equal")
+    first = configs[0]
+    for one in configs:
+        for name, value in vars(one).items():
+            if name not in SWEPT and value != getattr(first, name):
+                raise UsageError(name, f"is one for a whole sweep, not both {getattr(first, name)} and {value}")
+    if first.stream:
+        raise UsageError("stream", "is for one search at a time; several share the images in memory")
+    return first
+
+
+def _names(configs: Sequence[SearchConfig]) -> list[str]:
+    """A name for each: its seed, and of its learning rates those that are not the same for all."""
+    swept = [name for name in SWEPT if name == "seed" or len({getattr(one, name) for one in configs}) > 1]
+    return ["-".join(f"{name.replace('_', '-')}-{getattr(one, name)}" for name in swept) for one in configs]
+
+
+def _at_rates(state: SearchState, config: SearchConfig) -> SearchState:
+    """The state with the learning rates of that search in its optimiser's."""
+    rates = {"learning_rate": config.learning_rate, "arch_learning_rate": arch_learning_rate(config)}
+    arrays = {name: jnp.float32(rate) for name, rate in rates.items() if rate is not None}
+    return dataclasses.replace(state, opt_state=optax.tree.set(state.opt_state, **arrays))
+
+
+def _own_folders(folder: RunFolder, configs: Mapping[str, SearchConfig]) -> list[RunFolder]:
     """The folder of each search in that of all, which from now on writes its reports there."""
     own = []
-    for config in configs:
-        path = folder.path / f"seed-{config.seed}"
+    for name, config in configs.items():
+        path = folder.path / name
         path.mkdir(exist_ok=True)
         own.append(RunFolder(path, config.identity(), config.tensorboard))
         fields = {**config.fields(), "out": str(path), "identity": config.identity()}
         own[-1].write_json("config.json", fields)
-    folder.log = SeedLogs([one.log for one in own])
+    folder.log = RunLogs([one.log for one in own])
     return own

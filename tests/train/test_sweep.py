@@ -1,6 +1,7 @@
-"""Several seeds in one program are the searches that each makes alone."""
+"""Several searches in one program are what each makes alone."""
 
 import dataclasses
+import functools
 import json
 
 import chex
@@ -11,11 +12,15 @@ import pytest
 from gaea_jax.checkpoint import CheckpointError
 from gaea_jax.errors import UsageError
 from gaea_jax.metrics import read_metrics
-from gaea_jax.train import SearchConfig, search, search_seeds
+from gaea_jax.train import SearchConfig, search, sweep
 from gaea_jax.train.search import prepare
-from gaea_jax.train.seeds import Seeds, Sources
+from gaea_jax.train.sweep import Runs, Sources
 
 CONFIG = SearchConfig(steps=4, report_every=2, channels=4, cells=1, batch_size=8, seed=3)
+
+
+def of_seeds(config, count):
+    return [dataclasses.replace(config, seed=config.seed + number) for number in range(count)]
 
 
 def without_clock(records):
@@ -25,18 +30,18 @@ def without_clock(records):
 @pytest.fixture(scope="module")
 def alone():
     """Each search by itself, as the script without ``--seeds`` makes it."""
-    return [search(dataclasses.replace(CONFIG, seed=seed), devices=jax.devices()[:1]) for seed in range(3, 6)]
+    return [search(config, devices=jax.devices()[:1]) for config in of_seeds(CONFIG, 3)]
 
 
 def test_each_search_makes_the_steps_that_it_makes_alone(alone, tmp_path):
     seen = []
     config = dataclasses.replace(CONFIG, out=tmp_path / "run")
-    results = search_seeds(config, 2, seen.append, jax.devices()[:2])
+    results = sweep(of_seeds(config, 2), seen.append, jax.devices()[:2])
     assert [record["step"] for record in seen] == [2, 4]
     for number, (found, expected) in enumerate(zip(results, alone, strict=False)):
         chex.assert_trees_all_equal(jax.device_get(found.state), jax.device_get(expected.state))
         assert without_clock(found.records) == without_clock(expected.records)
-        assert without_clock(record["seeds"][number] for record in seen) == [
+        assert without_clock(record["runs"][number] for record in seen) == [
             {name: value for name, value in record.items() if name not in ("step", "wall_s")}
             for record in expected.records
         ]
@@ -59,13 +64,13 @@ def test_a_cut_run_goes_on_bitwise_on_as_many_devices_as_divide_the_seeds(alone,
     # Two devices do not divide three seeds, which one device then makes one after another.
     config, devices = dataclasses.replace(CONFIG, out=tmp_path / "run"), jax.devices()[:2]
     with pytest.raises(Cut):
-        search_seeds(config, 3, cut, devices)
-    with pytest.raises(CheckpointError, match="--seeds was 3, now 4"):
-        search_seeds(dataclasses.replace(config, resume=True), 4, devices=devices)
+        sweep(of_seeds(config, 3), cut, devices)
+    with pytest.raises(CheckpointError, match="--sweep was seed-3, seed-4, seed-5, now seed-3, seed-4, seed-5, seed-6"):
+        sweep(of_seeds(dataclasses.replace(config, resume=True), 4), devices=devices)
     # A report that came after the checkpoint is written again.
     with open(tmp_path / "run" / "seed-3" / "metrics.jsonl", "a") as file:
         file.write('{"step": 3}\n')
-    results = search_seeds(dataclasses.replace(config, resume=True), 3, devices=devices)
+    results = sweep(of_seeds(dataclasses.replace(config, resume=True), 3), devices=devices)
     assert all(leaf.devices() == {devices[0]} for leaf in jax.tree.leaves(results[0].state))
     for number, (found, expected) in enumerate(zip(results, alone, strict=False)):
         chex.assert_trees_all_equal(jax.device_get(found.state), jax.device_get(expected.state))
@@ -88,22 +93,53 @@ def test_what_the_sources_have_in_common_is_held_once():
 
 def test_states_are_stacked_and_split():
     ready = prepare(CONFIG, jax.devices()[:1])
-    states = [ready.create(jax.random.key(seed)) for seed in (3, 4)]
-    seeds = Seeds.stack(states)
-    assert seeds.step == 0
-    for found, expected in zip(seeds.split(), states, strict=True):
+    create = jax.jit(ready.create)
+    states = [create(jax.random.key(seed)) for seed in (3, 4)]
+    runs = Runs.stack(states)
+    assert runs.step == 0
+    for found, expected in zip(runs.split(), states, strict=True):
         chex.assert_trees_all_equal(found, expected)
 
 
+@pytest.mark.parametrize("method", ["gaea", "darts"])
+def test_learning_rates_share_a_program(method, tmp_path):
+    config = dataclasses.replace(CONFIG, method=method, out=tmp_path / "run", steps=2)
+    rates = [{"learning_rate": 0.1, "arch_learning_rate": 0.3}, {"arch_learning_rate": 0.5}]
+    configs = [dataclasses.replace(config, **one) for one in rates]
+    results = sweep(configs, devices=jax.devices()[:2])
+    names = ["seed-3-learning-rate-0.1-arch-learning-rate-0.3", "seed-3-learning-rate-0.025-arch-learning-rate-0.5"]
+    for found, one, name in zip(results, configs, names, strict=True):
+        alone = search(dataclasses.replace(one, out=None), devices=jax.devices()[:1])
+        same = (
+            functools.partial(chex.assert_trees_all_close, rtol=1e-6)
+            if method == "darts"
+            else chex.assert_trees_all_equal
+        )
+        # Adam's own scalars are rounded otherwise in a loop.
+        same(found.state.params, alone.state.params)
+        assert found.config.arch_learning_rate == one.arch_learning_rate
+        written = json.loads((tmp_path / "run" / name / "config.json").read_text())
+        assert (written["learning_rate"], written["arch_learning_rate"]) == (one.learning_rate, one.arch_learning_rate)
+    assert not np.array_equal(results[0].state.params["arch"]["cell"], results[1].state.params["arch"]["cell"])
+
+
 @pytest.mark.parametrize(
-    ("seeds", "fields", "sentence"),
+    ("first", "second", "sentence"),
     [
-        (0, {}, "seeds: must be more than 0, not 0"),
-        (2, {"stream": True}, "stream: is for one seed at a time; several share the images in memory"),
+        ({"stream": True}, {"stream": True}, "stream: is for one search at a time; several share the images in memory"),
+        ({}, {"batch_size": 16}, "batch_size: is one for a whole sweep, not both 8 and 16"),
+        ({}, {"learning_rate": 0.0}, "learning_rate: must be more than 0, not 0.0"),
+        ({"method": "random"}, {"method": "random", "arch_learning_rate": 0.1}, "arch_learning_rate: does not apply"),
     ],
 )
-def test_what_cannot_be_shared_is_refused(seeds, fields, sentence, tmp_path):
-    with pytest.raises(UsageError) as caught:
-        search_seeds(dataclasses.replace(CONFIG, out=tmp_path / "run", **fields), seeds)
-    assert str(caught.value) == sentence
+def test_what_is_no_sweep_is_refused(first, second, sentence, tmp_path):
+    config = dataclasses.replace(CONFIG, out=tmp_path / "run")
+    with pytest.raises(UsageError, match=sentence):
+        sweep([dataclasses.replace(config, **first), dataclasses.replace(config, seed=4, **second)])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_sweep_has_runs_and_all_of_them_differ():
+    for configs in ([], [CONFIG, CONFIG]):
+        with pytest.raises(ValueError, match="no two of them equal"):
+            sweep(configs)
