@@ -1,6 +1,7 @@
 """Training: the state and step of a search, the loop that runs it, and whole runs from one configuration."""
 
 from gaea_jax.train.drive import DivergedError, Interrupted
+from gaea_jax.train.functional import Searched, make_search
 from gaea_jax.train.loop import data_parallel, run
 from gaea_jax.train.retrain import RetrainConfig, RetrainResult, TrainState, make_train_step, retrain
 from gaea_jax.train.search import SearchConfig, SearchResult, search
@@ -16,10 +17,12 @@ __all__ = [
     "SearchConfig",
     "SearchResult",
     "SearchState",
+    "Searched",
     "TrainState",
     "accuracy",
     "cross_entropy",
     "data_parallel",
+    "make_search",
     "make_search_step",
     "make_train_step",
     "retrain",

@@ -301,6 +301,7 @@ class Ready(NamedTuple):
     Attributes:
       config: the configuration, with what it leaves open filled in.
       space: the search space.
+      method: the search method.
       length: how long it runs.
       step: its step, not compiled.
       create: draws the state before the first step from the random key of the run; pure, not compiled.
@@ -311,6 +312,7 @@ class Ready(NamedTuple):
 
     config: SearchConfig
     space: Space
+    method: Method
     length: Length
     step: SearchStep
     create: Callable[[jax.Array], SearchState]
@@ -409,7 +411,7 @@ def prepare(config: SearchConfig, devices: Sequence[jax.Device]) -> Ready:
         return make_report(space, method, state, means, length.steps_per_epoch, table, accuracies)
 
     digests = {"--split": None if train_valid is None else train_valid.digest()}
-    return Ready(config, space, length, step, create, source, report, digests)
+    return Ready(config, space, method, length, step, create, source, report, digests)
 
 
 def checked(config: SearchConfig, devices: int) -> SearchConfig:

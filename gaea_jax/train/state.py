@@ -1,6 +1,7 @@
 """Everything a search carries from one step to the next, as one pytree."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, Self, TypeVar
 
 import flax.struct
@@ -63,6 +64,23 @@ class SearchState:
         collections = dict(net.init(weights_key, x, mixture, train=False))
         params = {"weights": collections.pop("params"), "arch": arch}
         return cls(jnp.zeros((), jnp.int32), params, collections, tx.init(params), run_key(key))
+
+
+def at_rates(state: SearchState, rates: Mapping[str, jax.typing.ArrayLike]) -> SearchState:
+    """The state of a search at other learning rates, which are values in the state of its optimisers.
+
+    Args:
+      state: the state.
+      rates: scalars; ``learning_rate``, the peak of the weights' schedule, or ``arch_learning_rate``, or both.
+
+    Returns:
+      The state.
+
+    Raises:
+      KeyError: it has no such rate.
+    """
+    arrays = {name: jnp.asarray(rate, jnp.float32) for name, rate in rates.items()}
+    return dataclasses.replace(state, opt_state=optax.tree.set(state.opt_state, **arrays))
 
 
 def run_key(key: jax.Array) -> jax.Array:

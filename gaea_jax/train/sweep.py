@@ -8,7 +8,6 @@ from typing import Any, Self
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gaea_jax.errors import UsageError
@@ -17,7 +16,7 @@ from gaea_jax.train.drive import Record, drive
 from gaea_jax.train.folder import Log, RunFolder
 from gaea_jax.train.loop import Step
 from gaea_jax.train.search import SearchConfig, SearchResult, arch_learning_rate, checked, prepare
-from gaea_jax.train.state import SearchState, compiled_once
+from gaea_jax.train.state import SearchState, at_rates, compiled_once
 
 # What the searches of a sweep may differ in.
 SWEPT = ("seed", "learning_rate", "arch_learning_rate")
@@ -177,7 +176,7 @@ def sweep(
     keys = [jax.random.key(one.seed) for one in configs]
     finished = drive(
         ready.step,
-        Runs.stack([_at_rates(create(key), one) for key, one in zip(keys, configs, strict=True)]),
+        Runs.stack([_at_rates_of(one, create(key)) for key, one in zip(keys, configs, strict=True)]),
         Sources.of([ready.source(key) for key in keys]),
         ready.length.until,
         report=report,
@@ -222,11 +221,9 @@ def _names(configs: Sequence[SearchConfig]) -> list[str]:
     return ["-".join(f"{name.replace('_', '-')}-{getattr(one, name)}" for name in swept) for one in configs]
 
 
-def _at_rates(state: SearchState, config: SearchConfig) -> SearchState:
-    """The state with the learning rates of that search in its optimiser's."""
+def _at_rates_of(config: SearchConfig, state: SearchState) -> SearchState:
     rates = {"learning_rate": config.learning_rate, "arch_learning_rate": arch_learning_rate(config)}
-    arrays = {name: jnp.float32(rate) for name, rate in rates.items() if rate is not None}
-    return dataclasses.replace(state, opt_state=optax.tree.set(state.opt_state, **arrays))
+    return at_rates(state, {name: rate for name, rate in rates.items() if rate is not None})
 
 
 def _own_folders(folder: RunFolder, configs: Mapping[str, SearchConfig]) -> list[RunFolder]:

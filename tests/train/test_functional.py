@@ -1,0 +1,56 @@
+"""A search as a function of its key."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+
+from gaea_jax.errors import UsageError
+from gaea_jax.spaces import derive, get_space
+from gaea_jax.train import SearchConfig, make_search, search
+from gaea_jax.train.sweep import Runs
+
+CONFIG = SearchConfig(steps=3, channels=4, cells=1, batch_size=8, loop="scan", report_every=3)
+
+
+def test_mapped_over_keys_it_is_the_search_of_each_seed():
+    keys = jax.vmap(jax.random.key)(jnp.arange(2))
+    found = jax.jit(lambda keys: jax.lax.map(make_search(CONFIG), keys))(keys)
+    for seed, state in enumerate(Runs(found.state).split()):
+        alone = search(dataclasses.replace(CONFIG, seed=seed), devices=jax.devices()[:1])
+        assert state.step == alone.state.step and state.key == alone.state.key
+        for found_part, part in ((state.params, alone.state.params), (state.collections, alone.state.collections)):
+            chex.assert_trees_all_close(found_part, part, rtol=1e-6, atol=1e-6)
+        space = get_space(CONFIG.space)
+        weights = jax.tree.map(lambda table, seed=seed: table[seed], found.weights)
+        assert derive(space, weights) == alone.genotype
+        assert float(found.metrics["loss"][seed].mean()) == pytest.approx(alone.records[-1]["loss"], rel=1e-5)
+
+
+def test_mapped_over_rates_it_is_the_search_of_each_rate():
+    key, rates = jax.random.key(0), jnp.array([0.1, 0.5])
+    find = make_search(CONFIG)
+    found = jax.jit(jax.vmap(lambda rate: find(key, {"arch_learning_rate": rate})))(rates)
+    for number, rate in enumerate(rates.tolist()):
+        alone = search(dataclasses.replace(CONFIG, arch_learning_rate=rate), devices=jax.devices()[:1])
+        chex.assert_trees_all_close(found.weights["cell"][number], alone.state.params["arch"]["cell"], atol=1e-5)
+    assert not jnp.allclose(*found.weights["cell"], atol=1e-2)
+
+
+def test_a_function_of_the_architectures_rate_has_a_gradient():
+    find = make_search(dataclasses.replace(CONFIG, steps=2))
+
+    def loss(rate):
+        return find(jax.random.key(0), {"arch_learning_rate": rate}).metrics["loss"][-1]
+
+    slope = jax.jit(jax.grad(loss))(0.1)
+    apart = (jax.jit(loss)(0.11) - jax.jit(loss)(0.09)) / 0.02
+    assert float(slope) == pytest.approx(float(apart), rel=0.05)
+
+
+@pytest.mark.parametrize(("field", "value"), [("stream", True), ("out", "run"), ("table", "nb201.npz")])
+def test_what_only_reports_need_is_refused(field, value):
+    with pytest.raises(UsageError, match=f"{field}: is for a search that reports"):
+        make_search(dataclasses.replace(CONFIG, **{field: value}))
