@@ -1,9 +1,10 @@
 """A search as a pure function of its random key, which can be compiled, mapped over keys and rates, and composed."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+from jax.tree_util import Partial
 
 from gaea_jax.errors import UsageError
 from gaea_jax.methods.base import Tables
@@ -34,9 +35,10 @@ def make_search(config: SearchConfig) -> Callable[..., Searched]:
       config: what and how; ``seed`` is not used, nor is what reports have.
 
     Returns:
-      ``search(key, rates={})`` to `Searched`, not compiled. ``jax.random.key(seed)`` makes the search of that seed;
+      ``search(key, rates=None)`` to `Searched`, not compiled. ``jax.random.key(seed)`` makes the search of that seed;
       ``rates`` may have ``learning_rate`` and ``arch_learning_rate``, scalars in place of those of the configuration.
-      Map it by ``jax.lax.map``, or ``jax.vmap`` where many small operations suit the device.
+      It is a pytree that holds the images: hand it to what you compile as an argument, or they become constants of the
+      program. Map it by ``jax.lax.map``, or ``jax.vmap`` where many small operations suit the device.
 
     Raises:
       UsageError: an argument is wrong, or one of ``out``, ``stream`` and ``table``, which are for `search`, is given.
@@ -45,7 +47,8 @@ def make_search(config: SearchConfig) -> Callable[..., Searched]:
       >>> import jax, jax.numpy as jnp
       >>> from gaea_jax.train import SearchConfig, make_search
       >>> search = make_search(SearchConfig(steps=2, channels=2, cells=1, batch_size=4))
-      >>> found = jax.jit(lambda keys: jax.lax.map(search, keys))(jax.random.split(jax.random.key(0), 3))
+      >>> keys = jax.random.split(jax.random.key(0), 3)
+      >>> found = jax.jit(jax.lax.map)(search, keys)
       >>> found.weights["cell"].shape, found.metrics["loss"].shape
       ((3, 6, 4), (3, 2))
     """
@@ -54,8 +57,8 @@ def make_search(config: SearchConfig) -> Callable[..., Searched]:
             raise UsageError(name, "is for a search that reports; a pure function has no use for it")
     ready = prepare(config, jax.local_devices()[:1])
 
-    def search(key: jax.Array, rates: Mapping[str, jax.typing.ArrayLike] | None = None) -> Searched:
-        source = ready.source(key)
+    def search(images: Any, key: jax.Array, rates: Mapping[str, jax.typing.ArrayLike] | None = None) -> Searched:
+        source = ready.source(images, key)
 
         def advance(state: SearchState, _: None) -> tuple[SearchState, dict[str, jax.Array]]:
             return ready.step(state, source(state.step))
@@ -63,4 +66,4 @@ def make_search(config: SearchConfig) -> Callable[..., Searched]:
         state, metrics = jax.lax.scan(advance, at_rates(ready.create(key), rates or {}), length=ready.length.until)
         return Searched(state, ready.method.weights(ready.space, state.params["arch"]), metrics)
 
-    return search
+    return Partial(search, ready.images)

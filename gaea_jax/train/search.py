@@ -16,6 +16,7 @@ from gaea_jax.data import (
     Dataset,
     SearchSource,
     Split,
+    StoredSplit,
     Stream,
     TrainValid,
     first_and_last_half,
@@ -278,7 +279,7 @@ def search(
     finished = drive(
         ready.step,
         compiled_once(ready.create)(key),
-        ready.source(key),
+        ready.source(ready.images, key),
         ready.length.until,
         report=ready.report,
         report_every=ready.length.report_every,
@@ -305,7 +306,8 @@ class Ready(NamedTuple):
       length: how long it runs.
       step: its step, not compiled.
       create: draws the state before the first step from the random key of the run; pure, not compiled.
-      source: makes its batches from that key.
+      images: what it trains on.
+      source: makes its batches from the images and that key.
       report: see `drive`.
       digests: what beside the configuration decides its numbers, see `open_folder`.
     """
@@ -316,7 +318,8 @@ class Ready(NamedTuple):
     length: Length
     step: SearchStep
     create: Callable[[jax.Array], SearchState]
-    source: Callable[[jax.Array], SearchSource | Stream]
+    images: Split | StoredSplit
+    source: Callable[[Any, jax.Array], SearchSource | Stream]
     report: Callable[[SearchState, Record], tuple[Record, str]]
     digests: dict[str, str | None]
 
@@ -359,9 +362,9 @@ def prepare(config: SearchConfig, devices: Sequence[jax.Device]) -> Ready:
         # Moved here, so that the sources of all seeds hold the same arrays.
         dataset = dataclasses.replace(dataset, train=Split(*map(jnp.asarray, dataset.train)))
 
-    def source(key: jax.Array) -> SearchSource | Stream:
+    def source(images: Any, key: jax.Array) -> SearchSource | Stream:
         return search_source(
-            dataset,
+            dataclasses.replace(dataset, train=images),
             run_key(key),
             config.batch_size,
             objective=config.objective,
@@ -370,7 +373,7 @@ def prepare(config: SearchConfig, devices: Sequence[jax.Device]) -> Ready:
         )
 
     key = jax.random.key(config.seed)
-    source(key)  # Refuses a wrong size of the batches.
+    source(dataset.train, key)  # Refuses a wrong size of the batches.
     images = dataset.train.size if train_valid is None else len(train_valid.train)
     length = run_length(config, images, config.batch_size, config.schedule_epochs)
     method = make_method(length)
@@ -411,7 +414,7 @@ def prepare(config: SearchConfig, devices: Sequence[jax.Device]) -> Ready:
         return make_report(space, method, state, means, length.steps_per_epoch, table, accuracies)
 
     digests = {"--split": None if train_valid is None else train_valid.digest()}
-    return Ready(config, space, method, length, step, create, source, report, digests)
+    return Ready(config, space, method, length, step, create, dataset.train, source, report, digests)
 
 
 def checked(config: SearchConfig, devices: int) -> SearchConfig:

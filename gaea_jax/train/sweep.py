@@ -177,7 +177,7 @@ def sweep(
     finished = drive(
         ready.step,
         Runs.stack([_at_rates_of(one, create(key)) for key, one in zip(keys, configs, strict=True)]),
-        Sources.of([ready.source(key) for key in keys]),
+        Sources.of([ready.source(ready.images, key) for key in keys]),
         ready.length.until,
         report=report,
         report_every=ready.length.report_every,

@@ -17,7 +17,7 @@ CONFIG = SearchConfig(steps=3, channels=4, cells=1, batch_size=8, loop="scan", r
 
 def test_mapped_over_keys_it_is_the_search_of_each_seed():
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
-    found = jax.jit(lambda keys: jax.lax.map(make_search(CONFIG), keys))(keys)
+    found = jax.jit(jax.lax.map)(make_search(CONFIG), keys)
     for seed, state in enumerate(Runs(found.state).split()):
         alone = search(dataclasses.replace(CONFIG, seed=seed), devices=jax.devices()[:1])
         assert state.step == alone.state.step and state.key == alone.state.key
@@ -48,6 +48,12 @@ def test_a_function_of_the_architectures_rate_has_a_gradient():
     slope = jax.jit(jax.grad(loss))(0.1)
     apart = (jax.jit(loss)(0.11) - jax.jit(loss)(0.09)) / 0.02
     assert float(slope) == pytest.approx(float(apart), rel=0.05)
+
+
+def test_the_images_are_an_argument_of_what_is_compiled():
+    find, key = make_search(CONFIG), jax.random.key(0)
+    text = jax.jit(lambda find, key: find(key)).lower(find, key).as_text()
+    assert max(map(len, text.splitlines())) < jax.tree.leaves(find)[0].nbytes
 
 
 @pytest.mark.parametrize(("field", "value"), [("stream", True), ("out", "run"), ("table", "nb201.npz")])

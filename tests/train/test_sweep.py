@@ -80,7 +80,7 @@ def test_a_cut_run_goes_on_bitwise_on_as_many_devices_as_divide_the_seeds(alone,
 def test_what_the_sources_have_in_common_is_held_once():
     ready = prepare(dataclasses.replace(CONFIG, dataset="digits"), jax.devices()[:1])
     keys = [jax.random.key(seed) for seed in (3, 4, 5)]
-    single = [ready.source(key) for key in keys]
+    single = [ready.source(ready.images, key) for key in keys]
     together = Sources.of(single)
     images = sum(leaf.nbytes for leaf in jax.tree.leaves(together) if leaf.ndim == 4)
     assert images == single[0].weights.images.nbytes
