@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from matplotlib.axes import Axes
 
+from experiments.suites.kernels import OPERATIONS, Ours
 from experiments.suites.steps import StepConfig, batches, make
 from gaea_jax.errors import UsageError
 from gaea_jax.nets import network
@@ -56,7 +57,8 @@ RETRAININGS = {
     "nas_bench_201 retrain": _BEST,
     "darts retrain": str(PUBLISHED["GAEA_PC_DARTS_CIFAR10"]),
 }
-STEPS = (*SEARCHES, *RETRAININGS)
+STEPS = (*SEARCHES, *RETRAININGS, *OPERATIONS)
+LOWERINGS = ("tpu", "cpu")
 _COLLECTIVE = re.compile(r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 _SHAPE = re.compile(r"\b([a-z]+)(\d+)\[([\d,]*)\]")
 
@@ -72,7 +74,8 @@ class Config:
     chips: int | None = None
     """Use the first so many chips of the topology; all by default."""
     only: tuple[str, ...] = STEPS
-    """Which steps, by space, method, objective and order; all by default."""
+    """Which steps, by space, method, objective and order, and which candidate operations with their gradients; all by
+    default."""
     channels: int = 16
     """Width of the first stage."""
     cells: int = 1
@@ -83,6 +86,8 @@ class Config:
     """Images in a batch, on all chips together."""
     dtype: str = "float32"
     """Compute type."""
+    lowering: str = "tpu"
+    """Convolutions and poolings as the library writes them for a TPU, or as it does for a "cpu", to compare the two."""
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -99,9 +104,11 @@ def run(config: Config) -> dict[str, Any]:
       chip and step; or with ``error``, why it does not compile; and ``conclusion``, the table.
 
     Raises:
-      UsageError: on ``only`` or ``batch_size``; or on ``topology``, which cannot be described, or for which there is
-        no ``libtpu``.
+      UsageError: on ``only``, ``lowering`` or ``batch_size``; or on ``topology``, which cannot be described, or for
+        which there is no ``libtpu``.
     """
+    if config.lowering not in LOWERINGS:
+        raise UsageError("lowering", f"{config.lowering!r} is unknown; known are {', '.join(LOWERINGS)}")
     for name in config.only:
         if name not in STEPS:
             raise UsageError("only", f"{name!r} is unknown; known are {', '.join(STEPS)}")
@@ -110,11 +117,12 @@ def run(config: Config) -> dict[str, Any]:
         raise UsageError("batch_size", f"must be a multiple of the {len(devices)} chips, not {config.batch_size}")
     rows: list[dict[str, Any]] = []
     for name in config.only:
-        rows.append(
-            {"step": name, **_compiled(_search(name, config) if name in SEARCHES else _retrain(name, config), devices)}
-        )
+        make = _search if name in SEARCHES else _retrain if name in RETRAININGS else _operation
+        what = make(name, config)
+        rows.append({"step": name, **_compiled(_as_for_cpu(what) if config.lowering == "cpu" else what, devices)})
         print(_line(rows[-1]), file=sys.stderr)
     head = f"{len(devices)} chips, {devices[0].device_kind}; batch {config.batch_size}, {config.dtype}"
+    head += f", lowered as for a {config.lowering}"
     return {
         "config": dataclasses.asdict(config),
         "device": devices[0].device_kind,
@@ -162,6 +170,31 @@ def _retrain(name: str, config: Config) -> Compilable:
     batch = _batch(config)
     state = jax.eval_shape(lambda key: TrainState.create(net, tx, batch[0].shape[1:], key), jax.random.key(0))
     return make_train_step(net, tx, auxiliary_weight=0.4 if auxiliary else 0.0), state, batch
+
+
+def _operation(name: str, config: Config) -> Compilable:
+    """An operation of stride 1 and its gradients on the features of the first stage."""
+    net = Ours(name, config.channels)
+    x = jax.ShapeDtypeStruct((config.batch_size, 32, 32, config.channels), jnp.float32)
+    variables = jax.eval_shape(net.init, jax.random.key(0), x)
+
+    def step(variables: Any, x: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+        def features(variables: Any, x: jax.Array) -> jax.Array:
+            return net.apply(variables, x, mutable=["batch_stats"])[0]
+
+        out, pull_back = jax.vjp(features, variables, x)
+        of_variables, of_x = pull_back(out)
+        return of_variables, {"out": out, "of_x": of_x}
+
+    return step, variables, x
+
+
+def _as_for_cpu(what: Compilable) -> Compilable:
+    """The same, with every choice by platform made as on a CPU."""
+    step, *arguments = what
+    unchecked = [jax.export.DisabledSafetyCheck.platform()]
+    exported = jax.export.export(jax.jit(step), platforms=["cpu"], disabled_checks=unchecked)(*arguments)
+    return (exported.call, *arguments)
 
 
 def _batch(config: Config) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
