@@ -112,7 +112,8 @@ def line(group: dict[str, Any], flags: Flags) -> str:
     found = {f"{name}: test": accuracy for name, accuracy in group["table"].items()}
     found = found or {name.replace("_", " "): group[name] for name in ("accuracy", "valid_accuracy") if name in group}
     texts = (f"{name} {value['mean']:.2f} ± {value['std']:.2f} %" for name, value in found.items())
-    return f"{of}{len(group['seeds'])} seeds: {', '.join(texts)}"
+    count = len(group["seeds"])
+    return f"{of}{count} seed{'s' * (count > 1)}: {', '.join(texts)}"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from gaea_jax.errors import UsageError
+from gaea_jax.nets.lowering import gradient_once
 from gaea_jax.nets.ops import Node, nas_bench_201_operation
 from gaea_jax.nets.skeleton import skeleton
 from gaea_jax.spaces.base import check_tables
@@ -105,7 +106,7 @@ class MixedCell(nn.Module):
         active = None if mixture.active is None or self.is_initializing() else mixture.active["cell"]
         # Where few edges pool, a map that all of them share is seldom needed.
         of = Node.of if active is None else Node
-        nodes = [of(x)]
+        nodes = [of(gradient_once(x))]
         for node in (1, 2, 3):
             total = jnp.zeros_like(x)
             for edge, (target, source) in enumerate(EDGES):
@@ -123,7 +124,7 @@ class MixedCell(nn.Module):
                 total += nn.switch(chosen, operations, self, nodes[source], weights[edge])
                 if mixture.inactive == "scalar":
                     total += jnp.sum(jnp.where(active[edge], 0, weights[edge]))
-            nodes.append(of(total))
+            nodes.append(of(gradient_once(total)))
         return nodes[3].features
 
 

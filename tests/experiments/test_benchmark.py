@@ -210,11 +210,22 @@ def test_steps_are_compiled_for_the_chips_that_are_named(monkeypatch, compile_li
     assert len(axes.patches) == 1
 
 
+def test_what_is_lowered_as_for_a_cpu_has_its_form_on_a_tpu():
+    def text(what):
+        step, *arguments = what
+        return jax.jit(step).trace(*arguments).lower(lowering_platforms=("tpu",)).as_text()
+
+    what = tpu._operation("sep_conv_3x3", tpu.Config(channels=4, batch_size=2))
+    grouped = "feature_group_count = 4"
+    assert grouped in text(what) and grouped not in text(tpu._as_for_cpu(what))
+
+
 @pytest.mark.parametrize(
     ("config", "argument"),
     [
         (tpu.Config(topology="v0:1x1"), "topology"),
         (tpu.Config(only=("darts",)), "only"),
+        (tpu.Config(lowering="gpu"), "lowering"),
     ],
 )
 def test_what_cannot_be_compiled_for_is_named(config, argument):

@@ -14,6 +14,7 @@ from gaea_jax.nets.lowering import (
     conv_general_dilated,
     convolution,
     depthwise,
+    gradient_once,
     max_pool,
     members_of_sum,
     moments,
@@ -212,6 +213,22 @@ def test_members_of_a_sum_have_the_gradients_of_both_orders_of_its_rows() -> Non
     with jax.enable_x64(True):
         ours = both_orders(members_of_sum, *at)
         chex.assert_trees_all_close(ours, both_orders(rows, *at), rtol=1e-12)
+
+
+def test_a_gradient_that_is_made_once_is_the_gradient_in_both_orders() -> None:
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 3))
+
+    def chain(once: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+        def run(x: jax.Array) -> jax.Array:
+            for _ in range(3):
+                x = once(x + jnp.tanh(x) + x * x)
+            return x
+
+        return run
+
+    with jax.enable_x64(True):
+        ours = both_orders(chain(gradient_once), x)
+        chex.assert_trees_all_close(ours, both_orders(chain(lambda x: x), x), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("window", "stride", "side"), [(3, 1, 6), (3, 2, 6), (3, 2, 7), (2, 2, 6), (2, 2, 7)])

@@ -18,12 +18,13 @@ edges that leave a node, of which a few large operations are faster than many sm
 from gaea_jax.nets.lowering.convolution import conv_general_dilated, pointwise
 from gaea_jax.nets.lowering.depthwise import depthwise
 from gaea_jax.nets.lowering.pooling import max_pool, sum_pool
-from gaea_jax.nets.lowering.sums import each, members_of_sum, moments, scale
+from gaea_jax.nets.lowering.sums import each, gradient_once, members_of_sum, moments, scale
 
 __all__ = [
     "conv_general_dilated",
     "depthwise",
     "each",
+    "gradient_once",
     "max_pool",
     "members_of_sum",
     "moments",

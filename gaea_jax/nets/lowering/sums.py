@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gaea_jax.nets.lowering.window import apart
+
 
 def each(table: jax.Array) -> jax.Array:
     """Makes a table [m, C] fit features [m, B, H, W, C]."""
@@ -155,3 +157,32 @@ def _members_backward(of_stacks: list[None], g: list[jax.Array]) -> tuple[jax.Ar
 
 
 members_of_sum.defvjp(_members_forward, _members_backward)
+
+
+@jax.custom_vjp
+def gradient_once(x: jax.Array) -> jax.Array:
+    """The same features, whose gradient is made once.
+
+    XLA:CPU fuses additions into all that needs their sum, each of which makes it again. Where features reach the output
+    by many ways, as those of a node do, whose edges may skip, each would add up the gradients of all later nodes.
+
+    It has no forward-mode derivative, though its gradient has.
+
+    Args:
+      x: features.
+
+    Returns:
+      x.
+    """
+    return x
+
+
+def _gradient_once_forward(x: jax.Array) -> tuple[jax.Array, None]:
+    return x, None
+
+
+def _gradient_once_backward(_: None, g: jax.Array) -> tuple[jax.Array]:
+    return (jax.lax.platform_dependent(g, cpu=apart(lambda g: g), default=lambda g: g),)
+
+
+gradient_once.defvjp(_gradient_once_forward, _gradient_once_backward)
