@@ -350,14 +350,14 @@ def test_several_seeds_are_summed_up(searched, script, table_path, tmp_path):
 
 
 def test_learning_rates_are_swept(script, tmp_path):
-    out, _ = finish(script(f"{SEARCH} --arch-learning-rates 0.1 0.3 --seeds 2 --out runs", tmp_path))
+    out, _ = finish(script(f"{SEARCH} --arch-learning-rates 0.1 0.3 --out runs", tmp_path))
     groups = json.loads((tmp_path / "runs/result.json").read_text())["groups"]
-    assert [(group["arch_learning_rate"], group["seeds"]) for group in groups] == [(0.1, [0, 1]), (0.3, [0, 1])]
+    assert [(group["arch_learning_rate"], group["seeds"]) for group in groups] == [(0.1, [0]), (0.3, [0])]
     assert [line.split(":")[0] for line in out.splitlines()[-2:]] == [
-        "arch learning rate 0.1, 2 seeds",
-        "arch learning rate 0.3, 2 seeds",
+        "arch learning rate 0.1, 1 seed",
+        "arch learning rate 0.3, 1 seed",
     ]
-    assert len(list((tmp_path / "runs").glob("seed-*/result.json"))) == 4
+    assert len(list((tmp_path / "runs").glob("seed-0-arch-learning-rate-*/result.json"))) == 2
 
 
 def test_the_cell_of_a_result_is_trained(searched, script, tmp_path):

@@ -100,17 +100,15 @@ def test_states_are_stacked_and_split():
         chex.assert_trees_all_equal(found, expected)
 
 
-# Adam's scalars are rounded otherwise in a loop.
-@pytest.mark.parametrize(("method", "tolerance"), [("gaea", 0), ("darts", 1e-5)])
-def test_learning_rates_share_a_program(method, tolerance, tmp_path):
-    config = dataclasses.replace(CONFIG, method=method, out=tmp_path / "run", steps=2)
+def test_learning_rates_share_a_program(tmp_path):
+    config = dataclasses.replace(CONFIG, out=tmp_path / "run", steps=2)
     rates = [{"learning_rate": 0.1, "arch_learning_rate": 0.3}, {"arch_learning_rate": 0.5}]
     configs = [dataclasses.replace(config, **one) for one in rates]
     results = sweep(configs, devices=jax.devices()[:2])
     names = ["seed-3-learning-rate-0.1-arch-learning-rate-0.3", "seed-3-learning-rate-0.025-arch-learning-rate-0.5"]
     for found, one, name in zip(results, configs, names, strict=True):
         alone = search(dataclasses.replace(one, out=None), devices=jax.devices()[:1])
-        chex.assert_trees_all_close(found.state.params, alone.state.params, rtol=tolerance, atol=tolerance)
+        chex.assert_trees_all_equal(jax.device_get(found.state), jax.device_get(alone.state))
         assert found.config.arch_learning_rate == one.arch_learning_rate
         written = json.loads((tmp_path / "run" / name / "config.json").read_text())
         assert (written["learning_rate"], written["arch_learning_rate"]) == (one.learning_rate, one.arch_learning_rate)
