@@ -8,7 +8,8 @@ from jax.tree_util import Partial
 
 from gaea_jax.errors import UsageError
 from gaea_jax.methods.base import Tables
-from gaea_jax.train.search import SearchConfig, prepare
+from gaea_jax.train.prepare import prepare
+from gaea_jax.train.search_config import SearchConfig
 from gaea_jax.train.state import SearchState, at_rates
 
 

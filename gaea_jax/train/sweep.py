@@ -12,10 +12,12 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gaea_jax.errors import UsageError
 from gaea_jax.train.config import open_folder
-from gaea_jax.train.drive import Record, drive
+from gaea_jax.train.drive import Record, Run, drive
 from gaea_jax.train.folder import Log, RunFolder
 from gaea_jax.train.loop import Step
-from gaea_jax.train.search import SearchConfig, SearchResult, arch_learning_rate, checked, prepare
+from gaea_jax.train.prepare import prepare
+from gaea_jax.train.search import SearchResult, found, write
+from gaea_jax.train.search_config import SearchConfig, arch_learning_rate, checked
 from gaea_jax.train.state import SearchState, at_rates, compiled_once
 
 # What the searches of a sweep may differ in.
@@ -195,9 +197,9 @@ def sweep(
             {"step": record["step"], **record["runs"][number], "wall_s": record["wall_s"]}
             for record in finished.records
         ]
-        results.append(ready.result(one, state, records, finished.wall_s))
+        results.append(found(ready, one, Run(state, records, finished.wall_s)))
         if own:
-            ready.write(results[-1], own[number])
+            write(results[-1], ready.space, own[number])
     return results
 
 

@@ -205,9 +205,9 @@ def test_a_report_can_have_both_statistics_of_the_mixture_and_of_the_derived_cel
         record, _ = report(state, {"loss": 1.0, "accuracy": 10.0})
         return Run(state, [{"step": until, **record}], 0.0)
 
-    module = importlib.import_module("gaea_jax.train.search")
-    monkeypatch.setattr(module, "supernet_accuracy", supernet_accuracy)
-    monkeypatch.setattr(module, "drive", drive)
+    monkeypatch.setattr("gaea_jax.train.prepare.supernet_accuracy", supernet_accuracy)
+    # By name: the function `search` hides its module.
+    monkeypatch.setattr(importlib.import_module("gaea_jax.train.search"), "drive", drive)
     config = dataclasses.replace(CONFIG, objective="bilevel", eval_images=64)
     batch = {"valid_accuracy": 20.0, "derived_accuracy": 21.0}
     both = {**batch, "valid_accuracy_running": 40.0, "derived_accuracy_running": 41.0}
@@ -256,7 +256,7 @@ def test_the_options_of_the_method_reach_its_supernet(monkeypatch):
     def supernet(space, **options):
         raise Stop(options)
 
-    monkeypatch.setattr(importlib.import_module("gaea_jax.train.search"), "supernet", supernet)
+    monkeypatch.setattr("gaea_jax.train.prepare.supernet", supernet)
     for fields, expected in (
         ({}, {"stem": "cifar"}),
         ({"method": "gaea_pc_darts", "stem": "imagenet"}, {"stem": "imagenet", "partial": 4}),
@@ -291,7 +291,7 @@ def test_the_temperature_falls_from_the_first_stair_to_the_last(monkeypatch):
         seen.extend(float(temperature(step)) for step in (0, 3, 5))
         raise Stop
 
-    monkeypatch.setattr(importlib.import_module("gaea_jax.train.search"), "get_method", lambda name: factory)
+    monkeypatch.setattr("gaea_jax.train.search_config.get_method", lambda name: factory)
     for fields, expected in (({}, [10.0, 4.06, 0.1]), ({"temperature": 6.0, "final_temperature": 1.0}, [6, 3, 1])):
         with pytest.raises(Stop):
             searched(dataclasses.replace(CONFIG, **fields))
@@ -306,7 +306,6 @@ def test_without_a_length_it_runs_for_25_epochs(monkeypatch, tmp_path):
     def drive(step, state, source, until, **options):
         raise Stop(until, options["report_every"])
 
-    # By name: the function `search` hides its module.
     monkeypatch.setattr(importlib.import_module("gaea_jax.train.search"), "drive", drive)
     config = SearchConfig(channels=4, cells=1, batch_size=8, out=pathlib.Path(tmp_path, "run"))
     with pytest.raises(Stop) as caught:

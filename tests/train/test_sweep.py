@@ -12,7 +12,7 @@ from gaea_jax.checkpoint import CheckpointError
 from gaea_jax.errors import UsageError
 from gaea_jax.metrics import read_metrics
 from gaea_jax.train import SearchConfig, search, sweep
-from gaea_jax.train.search import prepare
+from gaea_jax.train.prepare import prepare
 from gaea_jax.train.sweep import Runs, Sources
 
 CONFIG = SearchConfig(steps=4, report_every=2, channels=4, cells=1, batch_size=8, seed=3)

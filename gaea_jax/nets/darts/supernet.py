@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from gaea_jax.errors import UsageError
 from gaea_jax.nets.darts.operations import Arrays, Kind, Operation, apply, shuffle
 from gaea_jax.nets.darts.skeleton import STEM_MULTIPLIER, Place, Preprocess, check_size, skeleton
-from gaea_jax.nets.lowering import max_pool, members_of_sum
+from gaea_jax.nets.lowering import gradient_once, max_pool, members_of_sum
 from gaea_jax.nets.supernet import Mixture, supernet
 from gaea_jax.spaces.base import check_tables
 from gaea_jax.spaces.darts import CELLS, DARTS, EDGES, NODES
@@ -83,7 +83,7 @@ class MixedCell(nn.Module):
         inputs = Preprocess(self.place, False, self.dtype, name="inputs")(before, last, train)
         if active is not None:
             return self._sampled(groups, inputs, weights, edge_weights, active, mixture.inactive, train)
-        states = list(inputs)
+        states = [gradient_once(x) for x in inputs]
         mixed: dict[int, jax.Array] = {}
         passed: dict[int, jax.Array] = {}
         for group in groups:
@@ -91,7 +91,7 @@ class MixedCell(nn.Module):
             for part in group.split(lambda source: source):
                 _, source = EDGES[part.edges[0]]
                 if source in NODES and source == len(states):
-                    states.append(self._node(mixed[source], passed.get(source)))
+                    states.append(gradient_once(self._node(mixed[source], passed.get(source))))
                 x, rest = self._cut(states[source], group.stride)
                 rows = jnp.array(part.edges)
                 scaled = (weights[rows] * edge_weights[rows, None]).astype(self.dtype)
