@@ -56,7 +56,7 @@ def run(config: Config) -> dict[str, Any]:
     state, batch, step = build(config)
     singles = [dataclasses.replace(state, key=jax.random.key(seed)) for seed in range(config.seeds)]
     spread, sharding = run_parallel(step, devices)
-    together = jax.device_put(Runs.stack(singles), sharding)
+    together = jax.device_put(Runs(jax.tree.map(lambda *leaves: jnp.stack(leaves), *singles)), sharding)
     batches = jax.device_put(jax.tree.map(lambda leaf: jnp.stack([leaf] * config.seeds), batch), sharding)
     start = time.perf_counter()
     mapped = spread.lower(together, batches).compile()  # type: ignore[attr-defined]

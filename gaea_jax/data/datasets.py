@@ -56,7 +56,7 @@ class Dataset:
     augmentation: Augmentation
 
 
-def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None, *, test: bool = True) -> Dataset:
     """Loads and decodes a whole data set.
 
     "digits" are the 1,797 handwritten digits of scikit-learn, enlarged from 8x8 to 16x16 grey pixels so that
@@ -77,6 +77,7 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
     Args:
       name: "digits", or the name of a data set as TFDS spells it, for example "cifar10" or "emnist/letters".
       data_dir: folder of prepared TFDS sets; None is TFDS's own default. Not used by "digits".
+      test: whether the test images of a TFDS set are decoded too; if not, they are a `StoredSplit`.
 
     Returns:
       The data set, as NumPy arrays.
@@ -92,8 +93,8 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
     """
     if name == "digits":
         return _with_recipe(name, *_digits())
-    train, test, num_classes = _from_tfds(name, data_dir)
-    return _with_recipe(name, train.load(), test.load(), num_classes)
+    train, tested, num_classes = _from_tfds(name, data_dir)
+    return _with_recipe(name, train.load(), tested.load() if test else tested, num_classes)
 
 
 def open_dataset(name: str, data_dir: str | os.PathLike[str] | None = None, image_size: int | None = None) -> Dataset:

@@ -118,11 +118,12 @@ def check_run(config: RunConfig, batch_size: int, devices: int, *, positive: tup
         raise UsageError("resume", "needs the folder of the run to continue, --out")
 
 
-def load_data(config: RunConfig) -> Dataset:
+def load_data(config: RunConfig, *, test: bool) -> Dataset:
     """The data set of a run, with its augmentation.
 
     Args:
       config: the configuration.
+      test: whether the run needs the test images; if not, those of TFDS are left on disk.
 
     Returns:
       The data set, on the host or left on disk.
@@ -135,7 +136,7 @@ def load_data(config: RunConfig) -> Dataset:
     elif config.image_size:
         raise UsageError("image_size", "applies to images that stay on disk; it needs --stream, or 0")
     else:
-        dataset = load_dataset(config.dataset, config.data_dir)
+        dataset = load_dataset(config.dataset, config.data_dir, test=test)
     channels = dataset.train.image_shape[-1]
     if config.jitter and channels != 3:
         raise UsageError("jitter", f"needs images of 3 channels; those of {config.dataset!r} have {channels}")

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -15,9 +16,10 @@ from gaea_jax.checkpoint import Checkpoints
 from gaea_jax.data import Stream
 from gaea_jax.metrics import progress
 from gaea_jax.train.folder import RunFolder
-from gaea_jax.train.loop import Parallel, Step, data_parallel, run
+from gaea_jax.train.loop import Parallel, Step, compile_ahead, data_parallel, run
 from gaea_jax.train.memory import give_back
 from gaea_jax.train.signals import stop_on_signal
+from gaea_jax.train.state import compiled_once
 
 Record = dict[str, Any]
 
@@ -72,7 +74,8 @@ class _Tallied:
 
 def drive(
     step: Step,
-    state: Any,
+    create: Callable[[Any], Any],
+    key: Any,
     source: Any,
     until: int,
     *,
@@ -90,7 +93,8 @@ def drive(
 
     Args:
       step: ``step(state, batch) -> (state, metrics)``, pure.
-      state: the state before the first step.
+      create: ``create(key)`` draws the state before the first step; pure. It runs while the step is compiled.
+      key: what that takes.
       source: ``source(i) -> batch``, a pytree; or a `Stream`, whose place is in the checkpoints and whose threads end
         with the run.
       until: number of steps to have completed at the end.
@@ -116,18 +120,15 @@ def drive(
     """
     step, sharding = parallel(step, devices if devices is not None else jax.local_devices())
     replicated = NamedSharding(sharding.mesh, PartitionSpec())
-    # A copy, because the loop donates it: the source may hold the same key, and the caller may want the state again.
-    # (`device_put` makes none where an array stays on its device.)
-    state = jax.device_put(jax.tree.map(jnp.copy, state), sharding)
     stream = source if isinstance(source, Stream) else None
     if stream:
         stream.place(replicated)
     else:
         source = jax.device_put(source, replicated)
     blank = stream.blank() if stream else None
-    shapes = jax.eval_shape(lambda state: step(state, source(state.step) if blank is None else blank)[1], state)
-    sums = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
-    tallied = _Tallied(state, jax.device_put(sums, sharding), jax.device_put(jnp.zeros((), jnp.int32), replicated))
+    state = _placed(jax.eval_shape(create, key), sharding)
+    metrics = jax.eval_shape(lambda state: step(state, source(state.step) if blank is None else blank)[1], state)
+    sums, count = _placed(metrics, sharding), _placed(jax.ShapeDtypeStruct((), jnp.int32), replicated)
 
     def advance(tallied: _Tallied, batch: Any) -> tuple[_Tallied, dict[str, jax.Array]]:
         first = tallied.step % report_every == 0
@@ -142,10 +143,22 @@ def drive(
         if stream:
             stack.enter_context(stream)
         checkpoints = stack.enter_context(folder.checkpoints()) if folder else None
+        steps = checkpoints.steps() if checkpoints and resume else []
+        with ThreadPoolExecutor(1) as thread:
+            # Both take long to compile, and XLA does so on one thread.
+            drawn = thread.submit(compiled_once(create), key)
+            if stream is None and until not in steps:
+                compile_ahead(advance, _Tallied(state, sums, count), source, loop)
+        # A copy, because the loop donates it: the source may hold the same key, and the caller may want the state
+        # again. (`device_put` makes none where an array stays on its device.)
+        state = jax.device_put(jax.tree.map(jnp.copy, drawn.result()), sharding)
+        tallied = _Tallied(
+            state, *jax.tree.map(lambda shape: jnp.zeros_like(shape, device=shape.sharding), (sums, count))
+        )
         records: list[Record] = []
         before = 0.0
         if folder and checkpoints and resume:
-            if checkpoints.steps():
+            if steps:
                 _, (tallied, before, place) = checkpoints.restore(saved(tallied, before))
                 if stream:
                     stream.set_state(place)
@@ -184,6 +197,10 @@ def drive(
                     checkpoints.save(done, saved(tallied, wall_s))
                 raise Interrupted(done, stop.signal)
     return Run(tallied.state, records, before + time.monotonic() - start)
+
+
+def _placed(shapes: Any, sharding: NamedSharding) -> Any:
+    return jax.tree.map(lambda shape: shape.update(sharding=sharding), shapes)
 
 
 @jax.jit

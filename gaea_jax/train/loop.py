@@ -45,22 +45,46 @@ def run(
     Raises:
       UsageError: unknown loop, ``"scan"`` with a `Stream`, or nothing to do.
     """
-    if loop not in LOOPS:
-        raise UsageError("loop", f"{loop!r} is unknown; known are {', '.join(LOOPS)}")
     start = int(state.step)  # type: ignore[attr-defined]
     if until <= start:
         raise UsageError("until", f"must be more than the {start} steps already made, got {until}")
-    if loop == "auto":
-        loop = "python" if jax.default_backend() == "cpu" or isinstance(source, Stream) else "scan"
-    if loop == "scan":
-        if isinstance(source, Stream):
-            raise UsageError("loop", '"scan" needs all images in memory; for a stream it is "python" or "auto"')
+    if _compiled(loop, source):
         return _scan(step, state, source, until - start)
     totals = None
     for i in range(start, until):
         state, metrics = _advance(step, state, source(i))
         totals = metrics if totals is None else _add(totals, metrics)
     return state, jax.tree.map(lambda total: total / (until - start), totals)
+
+
+def compile_ahead(step: Step, state: State, source: Callable[[Any], Any], loop: str) -> None:
+    """Compiles what `run` is going to run.
+
+    Args:
+      step: the very function.
+      state: shapes, types and shardings of the state.
+      source: not a `Stream`.
+      loop: as for `run`.
+
+    Raises:
+      UsageError: unknown loop.
+    """
+    if _compiled(loop, source):
+        _scan.lower(step, state, source, 1).compile()
+    else:
+        _advance.lower(step, state, source(0)).compile()
+
+
+def _compiled(loop: str, source: Callable[[Any], Any]) -> bool:
+    """Whether the loop is to be a compiled one."""
+    if loop not in LOOPS:
+        raise UsageError("loop", f"{loop!r} is unknown; known are {', '.join(LOOPS)}")
+    stream = isinstance(source, Stream)
+    if loop == "auto":
+        return jax.default_backend() != "cpu" and not stream
+    if loop == "scan" and stream:
+        raise UsageError("loop", '"scan" needs all images in memory; for a stream it is "python" or "auto"')
+    return loop == "scan"
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)

@@ -82,7 +82,7 @@ def prepare(config: SearchConfig, devices: Sequence[jax.Device]) -> Ready:
     order = order_of(config)
     space, make_method = get_space(config.space), method_of(config)
     table = _table(config, space)
-    dataset = load_data(config)
+    dataset = load_data(config, test=False)
     train_valid = _train_valid(config, dataset)
     if isinstance(dataset.train, Split):
         # Moved here, so that the sources of all seeds hold the same arrays.

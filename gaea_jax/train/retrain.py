@@ -20,7 +20,6 @@ from gaea_jax.train.evaluate import accuracy_on
 from gaea_jax.train.genotype import read_genotype
 from gaea_jax.train.loop import Step
 from gaea_jax.train.recipe import PRESETS, USUAL_PRESETS, Preset, cosine, ramp, sgd, warmup_linear
-from gaea_jax.train.state import compiled_once
 from gaea_jax.train.step import Metrics, accuracy, cross_entropy
 from gaea_jax.versions import versions
 
@@ -131,10 +130,15 @@ class TrainState:
         Returns:
           The state, with ``step`` 0.
         """
-        weights_key, run_key = jax.random.split(key)
+        weights_key, _ = jax.random.split(key)
         collections = dict(net.init(weights_key, jnp.zeros((1, *image_shape)), train=False, **options))
         params = collections.pop("params")
-        return cls(jnp.zeros((), jnp.int32), params, collections, tx.init(params), run_key)
+        return cls(jnp.zeros((), jnp.int32), params, collections, tx.init(params), _run_key(key))
+
+
+def _run_key(key: jax.Array) -> jax.Array:
+    """The key that a `TrainState` created from `key` carries."""
+    return jax.random.split(key)[1]
 
 
 class RetrainResult(NamedTuple):
@@ -214,7 +218,7 @@ def retrain(
     # The cell itself, not the file it came from: that may have changed when the run is resumed.
     config, recipe = _filled(dataclasses.replace(config, space=space.name, genotype=str(genotype)))
     _check(config, recipe, len(devices))
-    dataset = load_data(config)
+    dataset = load_data(config, test=True)
     length = run_length(config, dataset.train.size, recipe.batch_size)
 
     make_net = functools.partial(
@@ -246,15 +250,17 @@ def retrain(
     image_shape = dataset.train.image_shape
     key = jax.random.key(config.seed)
     # A network without paths to drop says so here.
-    create = compiled_once(lambda key: TrainState.create(net, tx, image_shape, key, drop_path=recipe.drop_path))
+    create = jax.jit(lambda key: TrainState.create(net, tx, image_shape, key, drop_path=recipe.drop_path))
     # Traced before the folder is made, so that what does not fit leaves nothing behind; compiled after it.
     jax.eval_shape(create, key)
     folder = open_folder(config)
-    state = create(key)
-    source = epoch_batches(dataset.train, state.key, recipe.batch_size, dataset.augmentation, dataset.mean, dataset.std)
+    source = epoch_batches(
+        dataset.train, _run_key(key), recipe.batch_size, dataset.augmentation, dataset.mean, dataset.std
+    )
     finished = drive(
         step,
-        state,
+        create,
+        key,
         source,
         length.until,
         report=lambda state, means: (

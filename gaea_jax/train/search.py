@@ -11,7 +11,7 @@ from gaea_jax.train.drive import Record, Run, drive
 from gaea_jax.train.folder import RunFolder
 from gaea_jax.train.prepare import Ready, prepare
 from gaea_jax.train.search_config import SearchConfig
-from gaea_jax.train.state import SearchState, compiled_once
+from gaea_jax.train.state import SearchState
 from gaea_jax.versions import versions
 
 
@@ -131,7 +131,8 @@ def search(
     key = jax.random.key(config.seed)
     finished = drive(
         ready.step,
-        compiled_once(ready.create)(key),
+        ready.create,
+        key,
         ready.source(ready.images, key),
         ready.length.until,
         report=ready.report,

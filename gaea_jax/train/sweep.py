@@ -18,7 +18,7 @@ from gaea_jax.train.loop import Step
 from gaea_jax.train.prepare import prepare
 from gaea_jax.train.search import SearchResult, found, write
 from gaea_jax.train.search_config import SearchConfig, arch_learning_rate, checked
-from gaea_jax.train.state import SearchState, at_rates, compiled_once
+from gaea_jax.train.state import at_rates
 
 # What the searches of a sweep may differ in.
 SWEPT = ("seed", "learning_rate", "arch_learning_rate")
@@ -34,11 +34,6 @@ class Runs:
     """
 
     states: Any
-
-    @classmethod
-    def stack(cls, states: Sequence[Any]) -> Self:
-        """Joins the states of single runs."""
-        return cls(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
 
     @property
     def step(self) -> jax.Array:
@@ -174,11 +169,17 @@ def sweep(
         loss, accuracy = (statistics.fmean(means[name]) for name in ("loss", "accuracy"))
         return {"runs": records}, f"{len(configs)} runs, mean loss {loss:.3f}  acc {accuracy:.1f} %"
 
-    create = compiled_once(ready.create)
     keys = [jax.random.key(one.seed) for one in configs]
+    rates = [_rates(one) for one in configs]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(keys, rates, strict=True))
+
+    def create(each: tuple[jax.Array, dict[str, jax.Array]]) -> Runs:
+        return Runs(jax.lax.map(lambda one: at_rates(ready.create(one[0]), one[1]), each))
+
     finished = drive(
         ready.step,
-        Runs.stack([_at_rates_of(one, create(key)) for key, one in zip(keys, configs, strict=True)]),
+        create,
+        stacked,
         Sources.of([ready.source(ready.images, key) for key in keys]),
         ready.length.until,
         report=report,
@@ -223,9 +224,10 @@ def _names(configs: Sequence[SearchConfig]) -> list[str]:
     return ["-".join(f"{name.replace('_', '-')}-{getattr(one, name)}" for name in swept) for one in configs]
 
 
-def _at_rates_of(config: SearchConfig, state: SearchState) -> SearchState:
+def _rates(config: SearchConfig) -> dict[str, jax.Array]:
+    """Its learning rates, as `at_rates` takes them."""
     rates = {"learning_rate": config.learning_rate, "arch_learning_rate": arch_learning_rate(config)}
-    return at_rates(state, {name: rate for name, rate in rates.items() if rate is not None})
+    return {name: jnp.float32(rate) for name, rate in rates.items() if rate is not None}
 
 
 def _own_folders(folder: RunFolder, configs: Mapping[str, SearchConfig]) -> list[RunFolder]:

@@ -56,13 +56,17 @@ def test_digits_split_is_stratified_and_constants_are_measured():
 def test_any_prepared_set(tmp_path, rng, write_tfds):
     splits = {"train": random_split(rng, 1003), "test": random_split(rng, 5)}
     # Further splits are not looked at, not even an empty one.
-    data = load_dataset("tiny", write_tfds(tmp_path, splits | {"extra": ([], [])}))
+    folder = write_tfds(tmp_path, splits | {"extra": ([], [])})
+    data = load_dataset("tiny", folder)
     for split, (images, labels) in ((data.train, splits["train"]), (data.test, splits["test"])):
         chex.assert_trees_all_equal(split.images, np.stack(images))
         chex.assert_trees_all_equal(split.labels, np.array(labels, np.int32))
     assert data.num_classes == 3 and data.augmentation == Augmentation(flip=True, pad=1, cutout=0)
     chex.assert_trees_all_close(np.array(data.mean), np.stack(splits["train"][0]).mean((0, 1, 2)) / 255)
     chex.assert_trees_all_close(np.array(data.std), np.stack(splits["train"][0]).std((0, 1, 2)) / 255)
+    untested = load_dataset("tiny", folder, test=False)
+    chex.assert_trees_all_equal(untested.train, data.train)
+    chex.assert_trees_all_equal(untested.test.load(), data.test)
 
 
 def test_an_opened_set_is_the_loaded_one_left_on_disk(tmp_path, rng, write_tfds):

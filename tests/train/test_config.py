@@ -176,10 +176,10 @@ def test_images_are_streamed_at_the_size_and_with_the_jitter_that_are_asked_for(
 
     monkeypatch.setattr("gaea_jax.train.config.open_dataset", opened)
     config = RetrainConfig(genotype="", dataset="imagenet2012", stream=True, image_size=24, jitter=True, cutout=2)
-    assert load_data(config).augmentation == Augmentation(flip=True, pad=0, cutout=2, jitter=IMAGENET_JITTER)
+    assert load_data(config, test=True).augmentation == Augmentation(flip=True, pad=0, cutout=2, jitter=IMAGENET_JITTER)
     stored = dataclasses.replace(config, image_size=0, jitter=False)
-    assert load_data(stored).augmentation == Augmentation(flip=True, pad=0, cutout=2)
-    assert load_data(SearchConfig(stream=True)).augmentation == Augmentation(flip=True, pad=0)
+    assert load_data(stored, test=True).augmentation == Augmentation(flip=True, pad=0, cutout=2)
+    assert load_data(SearchConfig(stream=True), test=True).augmentation == Augmentation(flip=True, pad=0)
     assert asked == [("imagenet2012", None, 24), ("imagenet2012", None, None), ("digits", None, None)]
 
 

@@ -103,12 +103,17 @@ def report(state, means):
     return {**means, "w": state.w.tolist()}, f"loss {means['loss']:.3f}"
 
 
+def same(state):
+    return state
+
+
 def driven(until, *, step=regression, source=None, report_every=3, **options):
     state = make_state()
     # A source may share arrays with the state.
     source = source or Source(state.key)
-    options = {"devices": jax.devices()[:1], **options}
-    return drive(step, state, source, until, report=report, report_every=report_every, description="test", **options)
+    return drive(
+        step, same, state, source, until, report=report, report_every=report_every, description="test", **options
+    )
 
 
 def without_clock(records):
@@ -132,6 +137,21 @@ def cut_at(monkeypatch):
         return lambda: monkeypatch.setattr(drive_module, "run", original)
 
     return at
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_step_is_compiled_once_and_not_for_a_finished_run(tmp_path, caplog, loop):
+    def compiled():
+        return [text for text in caplog.messages if text.startswith(f"Finished XLA compilation of jit({program})")]
+
+    program = {"python": "_advance", "scan": "_scan"}[loop]
+    folder = RunFolder.create(tmp_path / "run", {}, IDENTITY)
+    with jax.log_compiles():
+        first = driven(4, folder=folder, loop=loop)
+        assert len(compiled()) == 1
+        again = driven(4, folder=folder, loop=loop, resume=True)
+        assert len(compiled()) == 1
+    chex.assert_trees_all_equal(again.state, first.state)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -159,7 +179,7 @@ def test_reports_come_at_their_steps_with_the_means_since_the_last(tmp_path, loo
 def test_nothing_is_written_without_a_folder_and_the_state_passed_in_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     state = make_state()
-    drive(regression, state, Source(state.key), 2, report=report, report_every=1, description="test")
+    drive(regression, same, state, Source(state.key), 2, report=report, report_every=1, description="test")
     assert list(tmp_path.iterdir()) == []
     np.testing.assert_array_equal(state.w, np.ones(4))
 

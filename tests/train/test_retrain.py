@@ -101,8 +101,8 @@ def planned(monkeypatch, tmp_path):
     class Stop(Exception):
         pass
 
-    def drive(step, state, source, until, **options):
-        plan.step, plan.state, plan.source = step, state, source
+    def drive(step, create, key, source, until, **options):
+        plan.step, plan.state, plan.source = step, create(key), source
         raise Stop(until)
 
     monkeypatch.setattr(MODULE, "drive", drive)

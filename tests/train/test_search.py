@@ -201,7 +201,8 @@ def test_a_report_can_have_both_statistics_of_the_mixture_and_of_the_derived_cel
         assert [len(y) for _, y, _ in batches] == [8] * 8
         return lambda state, mixture: base[statistics] + float(mixture.weights["cell"].max() == 1)
 
-    def drive(step, state, source, until, *, report, **options):
+    def drive(step, create, key, source, until, *, report, **options):
+        state = create(key)
         record, _ = report(state, {"loss": 1.0, "accuracy": 10.0})
         return Run(state, [{"step": until, **record}], 0.0)
 
@@ -303,7 +304,7 @@ def test_without_a_length_it_runs_for_25_epochs(monkeypatch, tmp_path):
     class Stop(Exception):
         pass
 
-    def drive(step, state, source, until, **options):
+    def drive(step, create, key, source, until, **options):
         raise Stop(until, options["report_every"])
 
     monkeypatch.setattr(importlib.import_module("gaea_jax.train.search"), "drive", drive)

@@ -5,6 +5,7 @@ import json
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -92,9 +93,9 @@ def test_what_the_sources_have_in_common_is_held_once():
 
 def test_states_are_stacked_and_split():
     ready = prepare(CONFIG, jax.devices()[:1])
-    create = jax.jit(ready.create)
-    states = [create(jax.random.key(seed)) for seed in (3, 4)]
-    runs = Runs.stack(states)
+    keys = [jax.random.key(seed) for seed in (3, 4)]
+    states = [ready.create(key) for key in keys]
+    runs = Runs(jax.jit(jax.lax.map, static_argnums=0)(ready.create, jnp.stack(keys)))
     assert runs.step == 0
     for found, expected in zip(runs.split(), states, strict=True):
         chex.assert_trees_all_equal(found, expected)
