@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from matplotlib.axes import Axes
 
-from experiments.suites.steps import StepConfig, build, ratios
+from experiments.suites.steps import StepConfig, build, ratios, same
 from gaea_jax.train import run as run_steps
 from gaea_jax.train.loop import State
 
@@ -42,7 +42,7 @@ def run(config: Config) -> dict[str, Any]:
       first round; and ``conclusion``, one line.
     """
     initial, batch, step = build(config)
-    source = jax.tree_util.Partial(_same, batch)
+    source = same(batch)
     first_round_s: dict[str, float] = {}
     states: dict[str, Any] = {}
     for loop in LOOPS:
@@ -72,10 +72,6 @@ def run(config: Config) -> dict[str, Any]:
         "difference": difference,
         "conclusion": conclusion,
     }
-
-
-def _same(batch: Any, _: Any) -> Any:
-    return batch
 
 
 def _round(step: Any, state: State, source: Any, steps: int, loop: str) -> State:

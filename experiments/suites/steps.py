@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from gaea_jax.methods import get_method
 from gaea_jax.nets import supernet
@@ -109,6 +110,15 @@ def build(config: StepConfig) -> tuple[SearchState, Any, SearchStep]:
     images = jax.random.normal(jax.random.key(1), (config.batch_size, config.image, config.image, 3))
     labels = jax.random.randint(jax.random.key(2), (config.batch_size,), 0, 10, jnp.int32)
     return state, batches(config.order, (images, labels)), step
+
+
+def same(batch: Any) -> Callable[[Any], Any]:
+    """A source that has the same batch for every step."""
+    return Partial(_same, batch)
+
+
+def _same(batch: Any, _: Any) -> Any:
+    return batch
 
 
 def batches(order: str, batch: Any) -> dict[str, Any]:

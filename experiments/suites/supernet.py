@@ -1,4 +1,4 @@
-"""Time of one search step, beside that of an external program on the same machine.
+"""Time of a search step, as the loop of a search makes it, beside that of an external program on the same machine.
 
 Both run in turn (A B A B ...), so that a machine that is slow for a while is slow for both. The batch is random and
 stays the same: data loading is not part of the step. A product of two large matrices, timed in every round, says how
@@ -21,8 +21,10 @@ import jax
 import jax.numpy as jnp
 from matplotlib.axes import Axes
 
-from experiments.suites.steps import StepConfig, build, ratios
+from experiments.suites.steps import StepConfig, build, ratios, same
 from gaea_jax.errors import UsageError
+from gaea_jax.train import run as run_steps
+from gaea_jax.train.loop import compile_ahead
 from gaea_jax.train.memory import give_back
 
 # Side of the square matrices whose product is the machine's peak, and how often it is made a round.
@@ -38,7 +40,7 @@ class Config(StepConfig):
     rounds: int = 5
     """How often each of the two runs."""
     steps: int = 5
-    """Steps a round, after two that do not count; their median is the round's time."""
+    """Steps a round, after one that does not count."""
     yardstick: str | None = None
     """A command that prints a line of JSON with ``step_s_median``, the seconds of its step."""
 
@@ -50,8 +52,9 @@ def run(config: Config) -> dict[str, Any]:
       config: what to time.
 
     Returns:
-      ``config``; ``step_s``, a median a round, and their ``median``; ``images_per_s``; ``gflop_per_s``, by what XLA
-      counts in the compiled step (the rounds of a loop once), and ``peak_gflop_per_s``, that of a matrix product;
+      ``config``; ``step_s``, the mean of a round's steps, and ``median`` of the rounds; ``images_per_s``;
+      ``gflop_per_s``, by what XLA counts in the compiled step (the rounds of a loop in it once), and
+      ``peak_gflop_per_s``, that of a matrix product;
       ``temporaries_mb`` of the compiled step; ``compile_s``; ``peak_mb``, the largest resident memory of this process
       while it stepped, as a search does, and ``compile_peak_mb``, that before; with a yardstick also ``yardstick_s``,
       ``yardstick_peak_mb`` of its whole process, and ``ratio``: min, median and max over the rounds of its time by ours
@@ -61,8 +64,9 @@ def run(config: Config) -> dict[str, Any]:
       UsageError: on ``yardstick``, if the command fails or prints no such line.
     """
     state, batch, step = build(config)
+    source = same(batch)
     start = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    compiled = compile_ahead(step, state, source, "auto")
     compile_s = time.perf_counter() - start
     memory = compiled.memory_analysis()
     flop = (compiled.cost_analysis() or {})["flops"]
@@ -75,14 +79,15 @@ def run(config: Config) -> dict[str, Any]:
     theirs: list[tuple[float, float | None]] = []
     products: list[float] = []
 
-    def advance() -> None:
+    def advance(steps: int) -> None:
         nonlocal state
-        state, metrics = compiled(state, batch)
+        state, metrics = run_steps(step, state, source, int(state.step) + steps)
         jax.block_until_ready((state, metrics))
 
     for _ in range(config.rounds):
-        ours.append(statistics.median(_seconds(advance, config.steps + 2)[2:]))
-        products.append(min(_seconds(lambda: jax.block_until_ready(product(matrix, matrix)), _PRODUCTS)))
+        advance(1)
+        ours.append(_seconds(lambda: advance(config.steps)) / config.steps)
+        products.append(min(_seconds(lambda: jax.block_until_ready(product(matrix, matrix))) for _ in range(_PRODUCTS)))
         if config.yardstick:
             theirs.append(_yardstick(config.yardstick))
     median = statistics.median(ours)
@@ -116,13 +121,10 @@ def run(config: Config) -> dict[str, Any]:
     return {**result, "conclusion": "\n".join(lines)}
 
 
-def _seconds(call: Callable[[], Any], times: int) -> list[float]:
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        call()
-        found.append(time.perf_counter() - start)
-    return found
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def _forget_peak() -> None:

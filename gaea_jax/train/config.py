@@ -34,7 +34,7 @@ class RunConfig:
         are stored, the default of a search.
       jitter: vary brightness, contrast, saturation and hue of training images; a search does not unless it is set.
       dtype: compute type, "float32" or "bfloat16".
-      loop: "python", "scan", or "auto" for what suits the backend.
+      loop: "python", "scan", or "auto" for what suits the source; see `run`.
       report_every: steps between reports and checkpoints; by default a fiftieth of the run.
       out: folder of the run. Without, the library writes nothing, and the scripts take one in ``runs/``.
       resume: continue the run in `out`.

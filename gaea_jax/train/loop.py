@@ -35,9 +35,10 @@ def run(
       source: ``source(i) -> batch``. For ``"scan"`` it has to be pure in ``i`` and a pytree (such as the sources of
         `gaea_jax.data` for images in memory, or a `jax.tree_util.Partial`).
       until: number of steps to have completed at the end, more than ``state.step``.
-      loop: ``"python"`` dispatches step by step; ``"scan"`` runs all in one compiled loop; ``"auto"`` is ``"scan"`` on
-        accelerators and ``"python"`` for a `Stream` and on CPU, where the gradient of a convolution is many times
-        slower inside a loop (jax-ml/jax#12868).
+      loop: ``"python"`` dispatches step by step; ``"scan"`` runs all in one compiled loop, which takes a tenth less
+        time on CPU, where each call of a program asks the system for its memory anew; ``"auto"`` is ``"scan"``, but
+        ``"python"`` for a `Stream`. The gradients of convolutions that are not those of `gaea_jax.nets.ops` are many
+        times slower inside a loop on CPU (jax-ml/jax#12868): ``"python"`` is for these.
 
     Returns:
       The state, and the metrics averaged over the steps made.
@@ -57,7 +58,7 @@ def run(
     return state, jax.tree.map(lambda total: total / (until - start), totals)
 
 
-def compile_ahead(step: Step, state: State, source: Callable[[Any], Any], loop: str) -> None:
+def compile_ahead(step: Step, state: State, source: Callable[[Any], Any], loop: str) -> jax.stages.Compiled:
     """Compiles what `run` is going to run.
 
     Args:
@@ -66,13 +67,15 @@ def compile_ahead(step: Step, state: State, source: Callable[[Any], Any], loop: 
       source: not a `Stream`.
       loop: as for `run`.
 
+    Returns:
+      The program, of a step or of a loop of them.
+
     Raises:
       UsageError: unknown loop.
     """
     if _compiled(loop, source):
-        _scan.lower(step, state, source, 1).compile()
-    else:
-        _advance.lower(step, state, source(0)).compile()
+        return _scan.lower(step, state, source, 1).compile()
+    return _advance.lower(step, state, source(0)).compile()
 
 
 def _compiled(loop: str, source: Callable[[Any], Any]) -> bool:
@@ -80,11 +83,9 @@ def _compiled(loop: str, source: Callable[[Any], Any]) -> bool:
     if loop not in LOOPS:
         raise UsageError("loop", f"{loop!r} is unknown; known are {', '.join(LOOPS)}")
     stream = isinstance(source, Stream)
-    if loop == "auto":
-        return jax.default_backend() != "cpu" and not stream
     if loop == "scan" and stream:
         raise UsageError("loop", '"scan" needs all images in memory; for a stream it is "python" or "auto"')
-    return loop == "scan"
+    return loop == "scan" or (loop == "auto" and not stream)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)

@@ -144,13 +144,13 @@ def search(
         devices=devices,
         on_report=on_report,
     )
-    result = found(ready, ready.config, finished)
+    result = result_of(ready, ready.config, finished)
     if folder:
-        write(result, ready.space, folder)
+        write_result(result, ready.space, folder)
     return result
 
 
-def found(ready: Ready, config: SearchConfig, finished: Run) -> SearchResult:
+def result_of(ready: Ready, config: SearchConfig, finished: Run) -> SearchResult:
     """What a finished run found.
 
     Args:
@@ -169,7 +169,7 @@ def found(ready: Ready, config: SearchConfig, finished: Run) -> SearchResult:
     return SearchResult(config, ready.length.until, last, best_valid, records, finished.state, finished.wall_s)
 
 
-def write(result: SearchResult, space: Space, folder: RunFolder) -> None:
+def write_result(result: SearchResult, space: Space, folder: RunFolder) -> None:
     """Writes ``result.json`` and the plots of a search.
 
     Args:

@@ -16,7 +16,7 @@ from gaea_jax.train.drive import Record, Run, drive
 from gaea_jax.train.folder import Log, RunFolder
 from gaea_jax.train.loop import Step
 from gaea_jax.train.prepare import prepare
-from gaea_jax.train.search import SearchResult, found, write
+from gaea_jax.train.search import SearchResult, result_of, write_result
 from gaea_jax.train.search_config import SearchConfig, arch_learning_rate, checked
 from gaea_jax.train.state import at_rates
 
@@ -198,9 +198,9 @@ def sweep(
             {"step": record["step"], **record["runs"][number], "wall_s": record["wall_s"]}
             for record in finished.records
         ]
-        results.append(found(ready, one, Run(state, records, finished.wall_s)))
+        results.append(result_of(ready, one, Run(state, records, finished.wall_s)))
         if own:
-            write(results[-1], ready.space, own[number])
+            write_result(results[-1], ready.space, own[number])
     return results
 
 

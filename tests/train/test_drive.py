@@ -322,7 +322,7 @@ def test_by_default_the_batch_is_spread_over_all_devices():
 
 
 def test_a_streamed_run_cut_at_any_step_and_resumed_is_bitwise_the_unbroken_one(tmp_path, cut_at, split, stored):
-    whole = driven(8, step=on_images, source=images(split))
+    whole = driven(8, step=on_images, source=images(split), loop="python")
     for k in range(1, 8):
         folder = RunFolder.create(tmp_path / str(k), {}, IDENTITY)
         mend = cut_at(k)

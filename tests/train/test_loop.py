@@ -56,10 +56,18 @@ def test_a_run_in_chunks_is_bitwise_the_unbroken_one(tiny, step, source, loop, s
     chex.assert_trees_all_equal(in_chunks(step, tiny.state(), source, stops, loop), unbroken)
 
 
-def test_auto_is_a_python_loop_on_cpu(tiny, step, source):
-    auto, _ = run(step, tiny.state(), source, 3)
-    python, _ = run(step, tiny.state(), source, 3, loop="python")
-    chex.assert_trees_all_equal(auto, python)
+def test_auto_is_a_compiled_loop(tiny, source):
+    traced = []
+
+    def counting(state, batch):
+        traced.append(state)
+        return plain(state, batch)
+
+    plain = tiny.step(order="joint")
+    run(counting, tiny.state(), source, 1, loop="scan")
+    before = len(traced)
+    run(counting, tiny.state(), source, 3)
+    assert len(traced) == before
 
 
 class Records(list):
@@ -67,17 +75,14 @@ class Records(list):
         return [self[key] for key in keys]
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_a_stream_runs_in_a_python_loop_as_the_source_on_the_device(tiny, step, source, dataset, monkeypatch, backend):
+def test_a_stream_runs_in_a_python_loop_as_the_source_on_the_device(tiny, step, source, dataset):
     images, labels = dataset.train
     records = Records({"image": image, "label": label} for image, label in zip(images, labels, strict=True))
     stored = dataclasses.replace(dataset, train=StoredSplit("noise", "train", records, dataset.train.image_shape))
     python, metrics = run(step, tiny.state(), source, 3, loop="python")
     with search_source(stored, jax.random.key(1), 8, **STREAMS) as stream:
         for loop in ("python", "auto"):
-            with monkeypatch.context() as patch:
-                patch.setattr(jax, "default_backend", lambda: backend)
-                streamed, found = run(step, tiny.state(), stream, 3, loop=loop)
+            streamed, found = run(step, tiny.state(), stream, 3, loop=loop)
             chex.assert_trees_all_equal((streamed, found), (python, metrics))
         with pytest.raises(UsageError, match='loop: "scan" needs all images in memory; for a stream it is "python" or'):
             run(step, tiny.state(), stream, 3, loop="scan")
