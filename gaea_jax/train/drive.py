@@ -144,6 +144,7 @@ def drive(
             stack.enter_context(stream)
         checkpoints = stack.enter_context(folder.checkpoints()) if folder else None
         steps = checkpoints.steps() if checkpoints and resume else []
+        start = time.monotonic()
         with ThreadPoolExecutor(1) as thread:
             # Both take long to compile, and XLA does so on one thread.
             drawn = thread.submit(compiled_once(create), key)
@@ -165,7 +166,6 @@ def drive(
             folder.log.rewind(int(tallied.step))
             records = folder.records()
         begun = done = int(tallied.step)
-        start = time.monotonic()
         stop = stack.enter_context(stop_on_signal())
         shown = stack.enter_context(progress(until, done, description))
         pulse = 1
