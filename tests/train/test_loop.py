@@ -56,20 +56,6 @@ def test_a_run_in_chunks_is_bitwise_the_unbroken_one(tiny, step, source, loop, s
     chex.assert_trees_all_equal(in_chunks(step, tiny.state(), source, stops, loop), unbroken)
 
 
-def test_auto_is_a_compiled_loop(tiny, source):
-    traced = []
-
-    def counting(state, batch):
-        traced.append(state)
-        return plain(state, batch)
-
-    plain = tiny.step(order="joint")
-    run(counting, tiny.state(), source, 1, loop="scan")
-    before = len(traced)
-    run(counting, tiny.state(), source, 3)
-    assert len(traced) == before
-
-
 class Records(list):
     def __getitems__(self, keys):
         return [self[key] for key in keys]
@@ -101,6 +87,7 @@ def test_chunks_of_any_length_share_one_program(tiny, source):
     in_chunks(counting, tiny.state(), source, (1, 2), "scan")
     before = len(traced)
     in_chunks(counting, tiny.state(), source, (1, 2, 5, 9), "scan")
+    in_chunks(counting, tiny.state(), source, (1, 3), "auto")
     assert len(traced) == before
 
 
