@@ -1,7 +1,7 @@
 """Relaxed networks: the mixture says which candidate operations run and what they weigh, and comes as an argument."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import flax.struct
@@ -27,7 +27,9 @@ class Mixture:
       active: for each choice a bool table of the same shape: only these operations are computed, one in each row for
         NAS-Bench-201. None computes all.
       inactive: what the weight of another operation does: ``"skip"`` nothing, ``"scalar"`` is added to the features as
-        a number. Where that weight is 0 and only its gradient counts, this is GDAS.
+        a number. Where that weight is 0 and only its gradient counts, this is GDAS. ``"probe"`` is NASP: the weight is
+        taken to be 0 and has the gradient that it has there where all operations are computed. Operations that are not
+        active run forward only, on the way back.
     """
 
     weights: dict[str, jax.Array]
@@ -104,28 +106,101 @@ class MixedCell(nn.Module):
         weights = mixture.weights["cell"].astype(self.dtype)
         # All operations have parameters from the start, whichever is active then.
         active = None if mixture.active is None or self.is_initializing() else mixture.active["cell"]
+        probes = active is not None and mixture.inactive == "probe"
         # Where few edges pool, a map that all of them share is seldom needed.
-        of = Node.of if active is None else Node
+        of = Node.of if active is None or probes else Node
         nodes = [of(gradient_once(x))]
         for node in (1, 2, 3):
+            if active is None:
+                total = _into(self, self.space, node, nodes, weights, self.dtype, train)
+                nodes.append(of(gradient_once(total)))
+                continue
             total = jnp.zeros_like(x)
-            for edge, (target, source) in enumerate(EDGES):
-                if target != node:
-                    continue
-                operations = [
-                    _operation(self.space, edge, option, self.dtype, train)
-                    for option in range(len(self.space.operations))
-                ]
-                if active is None:
-                    for operation in operations:
-                        total += operation(self, nodes[source], weights[edge])
-                    continue
-                chosen = jnp.argmax(active[edge])
-                total += nn.switch(chosen, operations, self, nodes[source], weights[edge])
+            for edge, source in _edges_into(node):
+                operations = _operations(self.space, edge, self.dtype, train)
+                weighs = jax.lax.stop_gradient(weights[edge]) if probes else weights[edge]
+                total += nn.switch(jnp.argmax(active[edge]), operations, self, nodes[source], weighs)
                 if mixture.inactive == "scalar":
                     total += jnp.sum(jnp.where(active[edge], 0, weights[edge]))
+            if probes:
+                results = functools.partial(_results, MixedNode(self.space, node, self.dtype, parent=None), train)
+                total = _probe(results, total, weights, (self.variables, nodes))
             nodes.append(of(gradient_once(total)))
         return nodes[3].features
+
+
+class MixedNode(nn.Module):
+    """A node of a `MixedCell` alone, with all operations, to be applied to the variables of the cell.
+
+    Attributes:
+      space: the space that names the operations.
+      node: its number.
+      dtype: compute type.
+    """
+
+    space: NASBench201
+    node: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, nodes: Sequence[Node], weights: jax.Array, train: bool) -> jax.Array:
+        """The nodes before it and weights [6, operations] to [B, H, W, C]."""
+        return _into(self, self.space, self.node, nodes, weights, self.dtype, train)
+
+
+def _results(node: MixedNode, train: bool, weights: jax.Array, operands: tuple[Any, Sequence[Node]]) -> jax.Array:
+    variables, nodes = operands
+    out, _ = node.apply(variables, nodes, weights, train, mutable=["batch_stats"])
+    return out
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _probe(
+    results: Callable[[jax.Array, Any], jax.Array], total: jax.Array, weights: jax.Array, operands: Any
+) -> jax.Array:
+    """The features of a node; weights get the gradient that they have in ``results``, which only the way back makes."""
+    return total
+
+
+def _probe_forward(results: Any, total: jax.Array, weights: jax.Array, operands: Any) -> tuple[jax.Array, Any]:
+    return total, (weights, operands)
+
+
+def _probe_backward(results: Any, saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array, None]:
+    weights, operands = saved
+    _, pull_back = jax.vjp(lambda weights: results(weights, operands), weights)
+    return g, *pull_back(g), None
+
+
+_probe.defvjp(_probe_forward, _probe_backward)
+
+
+def _edges_into(node: int) -> list[tuple[int, int]]:
+    """The edges into a node: their numbers, and the nodes that they leave."""
+    return [(edge, source) for edge, (target, source) in enumerate(EDGES) if target == node]
+
+
+def _into(
+    module: nn.Module,
+    space: NASBench201,
+    node: int,
+    nodes: Sequence[Node],
+    weights: jax.Array,
+    dtype: DTypeLike,
+    train: bool,
+) -> jax.Array:
+    """The features of a node, of all operations."""
+    total = jnp.zeros_like(nodes[0].features)
+    for edge, source in _edges_into(node):
+        for operation in _operations(space, edge, dtype, train):
+            total += operation(module, nodes[source], weights[edge])
+    return total
+
+
+def _operations(
+    space: NASBench201, edge: int, dtype: DTypeLike, train: bool
+) -> list[Callable[[nn.Module, Node, jax.Array], jax.Array]]:
+    return [_operation(space, edge, option, dtype, train) for option in range(len(space.operations))]
 
 
 def _operation(

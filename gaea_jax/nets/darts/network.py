@@ -10,9 +10,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 
 from gaea_jax.errors import UsageError
+from gaea_jax.nets.darts.edges import find_edge
 from gaea_jax.nets.darts.operations import Kind, Operation, drop_path
 from gaea_jax.nets.darts.skeleton import STEM_MULTIPLIER, Place, Preprocess, check_size, reductions, skeleton
-from gaea_jax.nets.darts.supernet import find_edge
 from gaea_jax.nets.lowering import conv_general_dilated
 from gaea_jax.nets.network import inherit, network
 from gaea_jax.nets.ops import KERNEL_INIT, BatchNorm, Classifier, conv

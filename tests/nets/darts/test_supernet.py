@@ -9,8 +9,9 @@ import pytest
 
 from gaea_jax.errors import UsageError
 from gaea_jax.nets import Mixture, count, supernet
+from gaea_jax.nets.darts.edges import find_edge
 from gaea_jax.nets.darts.skeleton import Place
-from gaea_jax.nets.darts.supernet import MixedCell, find_edge
+from gaea_jax.nets.darts.supernet import MixedCell
 from gaea_jax.spaces import get_space
 from gaea_jax.spaces.darts import EDGES, NODES
 
