@@ -250,6 +250,53 @@ def kl(point: ArrayLike, reference: ArrayLike, *, axis: int = -1, segments: Segm
     return jnp.sum(jnp.where(there, rows * ratio, 0.0), axis=-1).astype(_dtype(point))
 
 
+def largest(point: ArrayLike, k: int, *, axis: int = -1, segments: Segments | None = None) -> Array:
+    """Which are the k largest entries of each row; of equal ones the first are taken.
+
+    Args:
+      point: table of real numbers.
+      k: how many, a positive Python integer; a shorter row has all.
+      axis: the axis along which the rows run.
+      segments: ids over the last axis, see the module's docstring.
+
+    Returns:
+      Bool, of the shape of ``point``.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> print(largest(jnp.array([1, 3, 2, 5, 5, 5]), 2, segments=(0, 0, 0, 1, 1, 1)).astype(int))
+      [0 1 1 1 1 0]
+    """
+    rows, back = _rows(jnp.asarray(point), axis, segments, fill=-jnp.inf)
+    order = jnp.argsort(rows, axis=-1, stable=True, descending=True)
+    return back(jnp.argsort(order, axis=-1) < k) > 0
+
+
+def break_ties(point: ArrayLike, preferred: ArrayLike) -> Array:
+    """Numbers that order entries as those of a table do, and among equal ones a preferred one before the others.
+
+    Args:
+      point: table of real numbers, of less than 2^24 entries.
+      preferred: bool, of the same shape.
+
+    Returns:
+      Ranks, float32 whole numbers of the shape of ``point``. They compare entries of different rows too.
+
+    Raises:
+      ValueError: the shapes differ.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> print(break_ties(jnp.array([1.0, 1.0, 0.5]), jnp.array([False, True, True])))
+      [2. 3. 1.]
+    """
+    point, preferred = jnp.asarray(point), jnp.asarray(preferred)
+    if point.shape != preferred.shape:
+        raise ValueError(f"preferred: has shape {preferred.shape}, the table {point.shape}.")
+    below = jnp.searchsorted(jnp.sort(point, axis=None), point.reshape(-1)).reshape(point.shape)
+    return (2 * below + preferred).astype(jnp.float32)
+
+
 def check(point: ArrayLike, *, axis: int = -1, segments: Segments | None = None, name: str = "point") -> None:
     """Refuses values that are not distributions; traced and abstract arrays have no values and pass.
 

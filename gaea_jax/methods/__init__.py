@@ -7,6 +7,7 @@ from gaea_jax.methods.base import Arch, Method
 from gaea_jax.methods.darts import darts
 from gaea_jax.methods.gaea import gaea
 from gaea_jax.methods.gdas import gaea_gdas, gdas
+from gaea_jax.methods.nasp import nasp
 from gaea_jax.methods.pc_darts import gaea_pc_darts, pc_darts
 from gaea_jax.methods.random_search import random_search
 
@@ -19,6 +20,7 @@ __all__ = [
     "gaea_pc_darts",
     "gdas",
     "get_method",
+    "nasp",
     "pc_darts",
     "random_search",
 ]
@@ -29,6 +31,7 @@ _METHODS: dict[str, Callable[..., Method]] = {
     "gaea_gdas": gaea_gdas,
     "gaea_pc_darts": gaea_pc_darts,
     "gdas": gdas,
+    "nasp": nasp,
     "pc_darts": pc_darts,
     "random": random_search,
 }
@@ -38,11 +41,13 @@ def get_method(name: str) -> Callable[..., Method]:
     """The factory of the method of that name.
 
     Args:
-      name: ``"darts"``, ``"gaea"``, ``"gaea_gdas"``, ``"gaea_pc_darts"``, ``"gdas"``, ``"pc_darts"`` or ``"random"``.
+      name: ``"darts"``, ``"gaea"``, ``"gaea_gdas"``, ``"gaea_pc_darts"``, ``"gdas"``, ``"nasp"``, ``"pc_darts"`` or
+        ``"random"``.
 
     Returns:
-      The factory; all but that of random search take ``learning_rate``, ``clip_norm`` and ``entropy_weight``, those of
-      PC-DARTS also ``partial``, and those of GAEA that learn the weights of edges ``edge_learning_rate``.
+      The factory; all but that of random search take ``learning_rate`` and ``clip_norm``, all but this and NASP's
+      ``entropy_weight``, those of PC-DARTS also ``partial``, and those of GAEA that learn the weights of edges
+      ``edge_learning_rate``.
 
     Raises:
       UsageError: if there is no such method.

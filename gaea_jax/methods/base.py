@@ -17,6 +17,7 @@ from gaea_jax.spaces.base import Choice
 Space = SearchSpace[Any]
 Arch = dict[str, jax.Array]
 Tables = dict[str, jax.Array]
+Memory = dict[str, jax.Array]
 Evaluate = Callable[[Any], float]
 
 PHASES = ("weights", "arch", "joint", "eval")
@@ -32,23 +33,28 @@ class Method(NamedTuple):
       weights: ``(space, arch) -> tables``, what every option weighs: for each learnt choice, or for each that is not
         optional if none is learnt, a table whose rows or segments are points of the simplex. Reports show it, and
         larger means preferred.
-      mixture: ``(space, arch, key, step, phase) -> Mixture``, at which the supernet is evaluated; differentiable in
-        ``arch``. ``key`` is for what is sampled, ``step`` (int32 scalar, completed steps) for schedules. ``phase``, one
-        of `PHASES`, says which gradient is to be taken there: that of the weights, of the architecture or of both
-        (``"joint"``), or none (``"eval"``: the network that stands for ``arch``, nothing sampled).
-      regularizer: ``(space, arch) -> scalar`` that is added to the loss, in nats.
+      mixture: ``(space, arch, memory, key, step, phase) -> Mixture``, at which the supernet is evaluated;
+        differentiable in ``arch``. ``memory`` is what ``remember`` returned last. ``key`` is for what is sampled,
+        ``step`` (int32 scalar, completed steps) for schedules. ``phase``, one of `PHASES`, says which gradient is to be
+        taken there: that of the weights, of the architecture or of both (``"joint"``), or none (``"eval"``: the network
+        that stands for ``arch``, nothing sampled).
+      regularizer: ``(space, arch, mixture) -> scalar`` that is added to the loss, in nats.
       optimizer: ``space -> transform`` over ``arch``; which entries of a flat table make a simplex, the space says.
-      derive: ``(space, arch, key, evaluate) -> genotype``, on the host. ``evaluate`` maps a genotype to its accuracy in
-        percent with the supernet's weights on held-out images, or is None where there are none.
+      derive: ``(space, arch, memory, key, evaluate) -> genotype``, on the host. ``evaluate`` maps a genotype to its
+        accuracy in percent with the supernet's weights on held-out images, or is None where there are none.
+      remember: ``(space, arch, memory) -> memory``, called at the start, with an empty memory, and whenever the
+        architecture has moved: bool tables by name, such as which operations run. A method that remembers nothing
+        returns what it gets.
       net: options that `gaea_jax.nets.supernet` needs for this method, such as ``{"partial": 4}``; read-only.
     """
 
     init: Callable[[Space, jax.Array], Arch]
     weights: Callable[[Space, Arch], Tables]
-    mixture: Callable[[Space, Arch, jax.Array, jax.typing.ArrayLike, str], Mixture]
-    regularizer: Callable[[Space, Arch], jax.Array]
+    mixture: Callable[[Space, Arch, Memory, jax.Array, jax.typing.ArrayLike, str], Mixture]
+    regularizer: Callable[[Space, Arch, Mixture], jax.Array]
     optimizer: Callable[[Space], optax.GradientTransformationExtraArgs]
-    derive: Callable[[Space, Arch, jax.Array, Evaluate | None], Any]
+    derive: Callable[[Space, Arch, Memory, jax.Array, Evaluate | None], Any]
+    remember: Callable[[Space, Arch, Memory], Memory] = lambda space, arch, memory: memory
     net: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -72,19 +78,21 @@ def learnt(space: Space, *, optional: bool = False) -> dict[str, Choice]:
 
 def derive_heaviest(
     weights: Callable[[Space, Arch], Tables],
-) -> Callable[[Space, Arch, jax.Array, Evaluate | None], Any]:
+) -> Callable[[Space, Arch, Memory, jax.Array, Evaluate | None], Any]:
     """The derivation of `Method` that keeps the heaviest options, by the rule of the space.
 
     Args:
       weights: as in `Method`.
 
     Returns:
-      ``(space, arch, key, evaluate) -> genotype``, which needs neither the key nor an evaluation.
+      ``(space, arch, memory, key, evaluate) -> genotype``, which needs none of the last three.
     """
-    return lambda space, arch, key, evaluate: derive(space, weights(space, arch))
+    return lambda space, arch, memory, key, evaluate: derive(space, weights(space, arch))
 
 
-def entropic_regularizer(factor: float, weights: Callable[[Space, Arch], Tables]) -> Callable[[Space, Arch], jax.Array]:
+def entropic_regularizer(
+    factor: float, weights: Callable[[Space, Arch], Tables]
+) -> Callable[[Space, Arch, Mixture], jax.Array]:
     """The divergence of the weights from the uniform ones, summed over edges: it pulls *towards* uniform.
 
     Only operations count, not the weights of edges. The released GAEA code calls the factor ``arch_weight_decay``.
@@ -97,7 +105,7 @@ def entropic_regularizer(factor: float, weights: Callable[[Space, Arch], Tables]
       A regulariser for `Method`, in nats.
     """
 
-    def regularizer(space: Space, arch: Arch) -> jax.Array:
+    def regularizer(space: Space, arch: Arch, mixture: Mixture) -> jax.Array:
         tables = [table for name, table in weights(space, arch).items() if space.choices[name].kind == "op"]
         divergences = [simplex.kl(table, simplex.uniform_like(table)).sum() for table in tables]
         return factor * jnp.sum(jnp.stack(divergences))

@@ -48,7 +48,7 @@ def darts(
     return Method(
         init=init,
         weights=weights,
-        mixture=lambda space, arch, key, step, phase: Mixture(weights(space, arch)),
+        mixture=lambda space, arch, memory, key, step, phase: Mixture(weights(space, arch)),
         regularizer=entropic_regularizer(entropy_weight, weights),
         optimizer=lambda space: clipped(adam, clip_norm),
         derive=derive_heaviest(weights),

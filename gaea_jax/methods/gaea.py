@@ -60,7 +60,7 @@ def gaea(
     return Method(
         init=init,
         weights=weights,
-        mixture=lambda space, arch, key, step, phase: Mixture(arch),
+        mixture=lambda space, arch, memory, key, step, phase: Mixture(arch),
         regularizer=entropic_regularizer(entropy_weight, weights),
         optimizer=optimizer,
         derive=derive_heaviest(weights),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gaea_jax.methods.base import Arch, Method, Space, Tables
+from gaea_jax.methods.base import Arch, Memory, Method, Space, Tables
 from gaea_jax.methods.darts import darts
 from gaea_jax.methods.gaea import gaea
 from gaea_jax.nets import Mixture
@@ -80,10 +80,12 @@ def _sampled(
     weights: Callable[[Space, Arch], Tables],
     logits: Callable[[jax.Array], jax.Array],
     temperature: optax.ScalarOrSchedule,
-) -> Callable[[Space, Arch, jax.Array, jax.typing.ArrayLike, str], Mixture]:
+) -> Callable[[Space, Arch, Memory, jax.Array, jax.typing.ArrayLike, str], Mixture]:
     """The relaxation: a hard Gumbel sample in every phase of training, the heaviest options in evaluation."""
 
-    def mixture(space: Space, arch: Arch, key: jax.Array, step: jax.typing.ArrayLike, phase: str) -> Mixture:
+    def mixture(
+        space: Space, arch: Arch, memory: Memory, key: jax.Array, step: jax.typing.ArrayLike, phase: str
+    ) -> Mixture:
         if phase == "eval":
             return Mixture.derived(space.select(weights(space, arch)))
         tau = temperature(step) if callable(temperature) else temperature

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from gaea_jax.errors import UsageError
-from gaea_jax.methods.base import Arch, Evaluate, Method, Space, Tables, learnt
+from gaea_jax.methods.base import Arch, Evaluate, Memory, Method, Space, Tables, learnt
 from gaea_jax.nets import Mixture
 
 
@@ -34,7 +34,9 @@ def random_search(*, candidates: int = 100) -> Method:
     def weights(space: Space, arch: Arch) -> Tables:
         return {name: choice.uniform() for name, choice in learnt(space).items()}
 
-    def mixture(space: Space, arch: Arch, key: jax.Array, step: jax.typing.ArrayLike, phase: str) -> Mixture:
+    def mixture(
+        space: Space, arch: Arch, memory: Memory, key: jax.Array, step: jax.typing.ArrayLike, phase: str
+    ) -> Mixture:
         uniform = weights(space, arch)
         if phase == "eval":
             return Mixture(uniform)
@@ -47,7 +49,7 @@ def random_search(*, candidates: int = 100) -> Method:
             scores[name] = jax.nn.one_hot(lead, table.shape[-1], dtype=table.dtype) + noise
         return Mixture.derived(space.select(scores))
 
-    def derive(space: Space, arch: Arch, key: jax.Array, evaluate: Evaluate | None) -> object:
+    def derive(space: Space, arch: Arch, memory: Memory, key: jax.Array, evaluate: Evaluate | None) -> object:
         if evaluate is None:
             raise UsageError("objective", "random search derives by accuracy on held-out images; it needs 'bilevel'")
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
@@ -57,7 +59,7 @@ def random_search(*, candidates: int = 100) -> Method:
         init=lambda space, key: {},
         weights=weights,
         mixture=mixture,
-        regularizer=lambda space, arch: jnp.zeros(()),
+        regularizer=lambda space, arch, mixture: jnp.zeros(()),
         optimizer=lambda space: optax.with_extra_args_support(optax.identity()),
         derive=derive,
     )

@@ -3,6 +3,7 @@
 Usable in any JAX project: it needs JAX and Optax only, and loads nothing else of this library.
 """
 
+from gaea_jax.optim.freeze import freeze_inactive
 from gaea_jax.optim.mirror import (
     Geometry,
     MirrorDescentState,
@@ -20,6 +21,7 @@ from gaea_jax.optim.proximal import (
     l1,
     nonnegative_l1,
     one_hot,
+    one_hot_rows,
     project_onto,
     proximal,
 )
@@ -35,10 +37,12 @@ __all__ = [
     "entropic",
     "euclidean",
     "exponentiated_gradient",
+    "freeze_inactive",
     "l1",
     "mirror_descent",
     "nonnegative_l1",
     "one_hot",
+    "one_hot_rows",
     "project_onto",
     "proximal",
     "search_optimizer",

@@ -1,7 +1,7 @@
 """Proximal steps: any Optax update, followed by a proximal operator or a projection."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,9 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from gaea_jax import simplex
+
+Keep = Literal["one", "magnitude"]
 Prox = Callable[[Array, Array], Array]
 """``prox(point, step_size)``, for one array: argmin over u of ``step_size * h(u) + |u - point|^2 / 2``."""
 
@@ -41,10 +44,10 @@ def proximal(
     Args:
       inner: any Optax transform; its updates are what would have been applied.
       prox: the operator: :func:`box`, :func:`l1`, :func:`nonnegative_l1`, :func:`cardinality`,
-        :func:`one_hot`, or your own ``prox(point, step_size)``. A static argument of
+        :func:`one_hot`, :func:`one_hot_rows`, or your own ``prox(point, step_size)``. A static argument of
         ``optax.inject_hyperparams``.
       step_size: what scales the penalty, a scalar or a schedule of the update count. Give it the learning
-        rate of the inner transform. Indicators of a set (box, cardinality, one_hot) ignore it.
+        rate of the inner transform. Indicators of a set (box, cardinality, one_hot, one_hot_rows) ignore it.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` whose ``update`` needs ``params``; it passes extra
@@ -249,32 +252,110 @@ def cardinality(k: int, *, axis: int = -1) -> Prox:
 
     def prox(point: Array, step_size: ArrayLike) -> Array:
         del step_size
-        order = jnp.argsort(jnp.abs(point), axis=axis, stable=True, descending=True)
-        return jnp.where(jnp.argsort(order, axis=axis) < k, point, 0.0)
+        return jnp.where(simplex.largest(jnp.abs(point), k, axis=axis), point, 0.0)
 
     return prox
 
 
-def one_hot(*, axis: int = -1) -> Prox:
-    """The nearest vertex of the simplex: 1 at the largest entry of a row, 0 elsewhere.
+def one_hot(*, axis: int = -1, keep: Keep = "one", prefer: ArrayLike | None = None) -> Prox:
+    """One entry a row: the nearest vertex of the simplex, or the nearest point of the box with one entry.
 
-    It discretises a relaxed choice; unlike :func:`cardinality` it gives the surviving entry the value 1.
+    It discretises a relaxed choice: the largest entry (not the largest magnitude) of a row stays. The second form is
+    the projection onto the intersection of C1 and C2 of NASP, a single entry within [0, 1]. It is not the same as
+    clipping before :func:`cardinality`, which makes ties, or after it, which may keep a negative entry and clip it
+    to 0.
 
     Args:
       axis: the axis along which the rows run.
+      keep: the value of the entry that stays: ``"one"``, or ``"magnitude"``, what it was, clipped to [0, 1].
+      prefer: bool, of the shape of the point: of equal entries one of these wins, as the choice made before does
+        where a choice should not change without need. By default, and among several of these, the first wins.
 
     Returns:
-      A prox operator that ignores the step size. Of equal entries the first wins.
+      A prox operator that ignores the step size.
+
+    Raises:
+      ValueError: ``keep`` is neither; from the operator, if ``prefer`` has another shape than the point.
 
     Examples:
       >>> import jax.numpy as jnp
       >>> print(one_hot()(jnp.array([[0.25, 0.75, 0.5], [0.5, 0.5, 0.25]]), 1.0))
       [[0. 1. 0.]
        [1. 0. 0.]]
+      >>> print(one_hot(keep="magnitude")(jnp.array([[-0.75, 0.5], [1.5, 1.25]]), 1.0))
+      [[0.  0.5]
+       [1.  0. ]]
+
+    References:
+      Yao et al, `Efficient Neural Architecture Search via Proximal Iterations
+      <https://arxiv.org/abs/1905.13577>`_, 2020; the value 1 is that of the released code
     """
+    _check_keep("one_hot", keep)
 
     def prox(point: Array, step_size: ArrayLike) -> Array:
         del step_size
-        return jax.nn.one_hot(jnp.argmax(point, axis=axis), point.shape[axis], axis=axis, dtype=point.dtype)
+        return _kept(point, simplex.largest(_scores(point, prefer), 1, axis=axis), keep)
 
     return prox
+
+
+def one_hot_rows(
+    k: int, *, segments: simplex.Segments | None = None, keep: Keep = "one", prefer: ArrayLike | None = None
+) -> Prox:
+    """One entry in each of k rows of a table: the rows whose largest entry is largest; the others become 0.
+
+    With a row an edge and a segment a node, it keeps one operation on each of the k best edges into a node, as NASP
+    does in every step of a search.
+
+    Args:
+      k: how many rows of a segment stay, a positive Python integer.
+      segments: for each row the id of its segment, static integers; None makes all rows one segment.
+      keep: as of :func:`one_hot`.
+      prefer: as of :func:`one_hot`; of equal rows too, one with a preferred largest entry wins.
+
+    Returns:
+      A prox operator for points [rows, entries]; it ignores the step size.
+
+    Raises:
+      ValueError: ``k`` is below 1 or ``keep`` unknown; from the operator, if segments or ``prefer`` do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> rows = jnp.array([[0.5, 0.75], [0.25, 0.5], [0.5, 0.25], [0.0, 0.25]])
+      >>> print(one_hot_rows(1, segments=(0, 0, 1, 1))(rows, 1.0))
+      [[0. 1.]
+       [0. 0.]
+       [1. 0.]
+       [0. 0.]]
+
+    References:
+      Yao et al, `Efficient Neural Architecture Search via Proximal Iterations
+      <https://arxiv.org/abs/1905.13577>`_, 2020, the released code
+    """
+    if k < 1:
+        raise ValueError(f"one_hot_rows: k must be at least 1, got {k}.")
+    _check_keep("one_hot_rows", keep)
+
+    def prox(point: Array, step_size: ArrayLike) -> Array:
+        del step_size
+        if point.ndim != 2:
+            raise ValueError(f"one_hot_rows: wants a table [rows, entries], got the shape {point.shape}.")
+        scores = _scores(point, prefer)
+        rows = simplex.largest(jnp.max(scores, axis=-1), k, segments=segments)
+        return _kept(point, simplex.largest(scores, 1) & rows[:, None], keep)
+
+    return prox
+
+
+def _check_keep(name: str, keep: str) -> None:
+    if keep not in ("one", "magnitude"):
+        raise ValueError(f"{name}: keep must be 'one' or 'magnitude', got {keep!r}.")
+
+
+def _scores(point: Array, prefer: ArrayLike | None) -> Array:
+    return point if prefer is None else simplex.break_ties(point, prefer)
+
+
+def _kept(point: Array, chosen: Array, keep: str) -> Array:
+    value = jnp.ones_like(point) if keep == "one" else jnp.clip(point, 0, 1)
+    return jnp.where(chosen, value, jnp.zeros_like(point))

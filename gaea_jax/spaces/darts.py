@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gaea_jax import simplex
 from gaea_jax.errors import UsageError
 from gaea_jax.spaces.base import Choice, Graph, check_tables
 from gaea_jax.spaces.darts_genotype import (
@@ -33,6 +34,7 @@ from gaea_jax.spaces.darts_genotype import (
 )
 from gaea_jax.spaces.published import find
 
+_TARGETS = tuple(node for node, _ in EDGES)
 # Names of the two inputs, the intermediate nodes and the output as the papers draw them.
 _DRAWN = ("c_{k-2}", "c_{k-1}", "0", "1", "2", "3", "c_{k}")
 
@@ -113,12 +115,7 @@ class DARTS:
             score = jnp.max(table, axis=-1)
             if f"{cell}_edges" in weights:
                 score = score * jnp.asarray(weights[f"{cell}_edges"], float)
-            kept = jnp.zeros(len(EDGES), bool)
-            for node in NODES:
-                first = EDGES.index((node, 0))
-                # top_k puts the lower of equal ones first.
-                _, best = jax.lax.top_k(score[first : first + node], 2)
-                kept = kept.at[first + best].set(True)
+            kept = simplex.largest(score, 2, segments=_TARGETS)
             operation = jax.nn.one_hot(jnp.argmax(table, axis=-1) + self._first, len(self.operations), dtype=bool)
             selection[cell] = operation & kept[:, None]
         return selection

@@ -55,7 +55,7 @@ def make_report(
     def evaluate(genotype: Any) -> float:
         return accuracies[""](state, Mixture.derived(space.encode(genotype)))
 
-    genotype = method.derive(space, arch, key, evaluate if accuracies else None)
+    genotype = method.derive(space, arch, state.memory, key, evaluate if accuracies else None)
     weights = method.weights(space, arch)
     record = {
         "epoch": int(state.step) / steps_per_epoch,
@@ -70,7 +70,7 @@ def make_report(
     if accuracies:
         discrete = Mixture.derived(space.encode(genotype))
         learns = bool(jax.tree.leaves(arch))
-        mixture = method.mixture(space, arch, key, state.step, "eval") if learns else discrete
+        mixture = method.mixture(space, arch, state.memory, key, state.step, "eval") if learns else discrete
         if mixture.active is None:
             discrete = _one_hot(space, genotype, mixture)
         once = _equal(mixture, discrete)

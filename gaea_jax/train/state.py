@@ -11,7 +11,7 @@ import optax
 from flax import linen as nn
 
 from gaea_jax.methods import Method
-from gaea_jax.methods.base import Space
+from gaea_jax.methods.base import Memory, Space
 
 State = TypeVar("State")
 
@@ -25,6 +25,7 @@ class SearchState:
       params: ``{"weights": Flax parameters, "arch": architecture parameters}``, all float32.
       collections: the supernet's other collections (``batch_stats``).
       opt_state: state of the `gaea_jax.optim.search_optimizer`.
+      memory: what the method remembers of the steps before, bool tables by name.
       key: random key of the run; the order of the images and their augmentation follow from it and the step.
     """
 
@@ -32,6 +33,7 @@ class SearchState:
     params: dict[str, Any]
     collections: dict[str, Any]
     opt_state: optax.OptState
+    memory: Memory
     key: jax.Array
 
     @classmethod
@@ -59,11 +61,12 @@ class SearchState:
         """
         weights_key, arch_key, _ = jax.random.split(key, 3)
         arch = method.init(space, arch_key)
+        memory = method.remember(space, arch, {})
         x = jnp.zeros((1, *image_shape), jnp.float32)
-        mixture = method.mixture(space, arch, run_key(key), 0, "eval")
+        mixture = method.mixture(space, arch, memory, run_key(key), 0, "eval")
         collections = dict(net.init(weights_key, x, mixture, train=False))
         params = {"weights": collections.pop("params"), "arch": arch}
-        return cls(jnp.zeros((), jnp.int32), params, collections, tx.init(params), run_key(key))
+        return cls(jnp.zeros((), jnp.int32), params, collections, tx.init(params), memory, run_key(key))
 
 
 def at_rates(state: SearchState, rates: Mapping[str, jax.typing.ArrayLike]) -> SearchState:

@@ -12,7 +12,8 @@ from flax import linen as nn
 from gaea_jax.data import OBJECTIVES
 from gaea_jax.errors import UsageError
 from gaea_jax.methods import Method
-from gaea_jax.methods.base import PHASES, Space
+from gaea_jax.methods.base import PHASES, Arch, Memory, Space
+from gaea_jax.nets import Mixture, active_parameters
 from gaea_jax.train.state import SearchState
 
 Metrics = dict[str, jax.Array]
@@ -98,24 +99,28 @@ def make_search_step(
     Returns:
       ``step(state, batch) -> (state, metrics)``, pure and not yet compiled. ``batch`` is ``{"weights": (x, y)}``, and
       for ``"alternating"`` also ``"arch"``. Metrics are float32 scalars of the weights batch: ``loss`` in nats,
-      ``accuracy`` in percent, ``gradient_norm`` of the weights before any clip.
+      ``accuracy`` in percent, ``gradient_norm`` of the weights before any clip; and if the method
+      remembers which operations run, ``changed_edges``, on how many edges that has changed in the step.
 
     Raises:
       UsageError: unknown objective, order or hypergradient, or ``"joint"`` with a bilevel objective.
     """
     check_objective(objective, order, hypergradient)
 
+    def mixture_at(arch: Arch, state: SearchState, phase: str) -> Mixture:
+        key = jax.random.fold_in(jax.random.fold_in(state.key, _SAMPLES), state.step)
+        key = jax.random.fold_in(key, PHASES.index(phase))
+        return method.mixture(space, arch, state.memory, key, state.step, phase)
+
     def objective_value(
         params: dict[str, Any], state: SearchState, batch: tuple[jax.Array, jax.Array], phase: str
     ) -> tuple[jax.Array, tuple[dict[str, Any], Metrics]]:
         x, y = batch
-        key = jax.random.fold_in(jax.random.fold_in(state.key, _SAMPLES), state.step)
-        key = jax.random.fold_in(key, PHASES.index(phase))
-        mixture = method.mixture(space, params["arch"], key, state.step, phase)
+        mixture = mixture_at(params["arch"], state, phase)
         variables = {"params": params["weights"], **state.collections}
         logits, updated = net.apply(variables, x, mixture, train=True, mutable=list(state.collections))
         value = loss(logits, y)
-        total = value + method.regularizer(space, params["arch"])
+        total = value + method.regularizer(space, params["arch"], mixture)
         return total, (dict(updated), {"loss": value, "accuracy": accuracy(logits, y)})
 
     def gradient(
@@ -137,7 +142,7 @@ def make_search_step(
 
         def after(gradient: Any) -> Any:
             grads = {"weights": gradient, "arch": None}
-            updates, _ = tx.update(grads, state.opt_state, state.params, block="weights")
+            updates, _ = tx.update(grads, state.opt_state, state.params, block="weights", active=active(state))
             return optax.apply_updates(state.params["weights"], updates["weights"])
 
         def held_out(params: Any) -> tuple[jax.Array, Any]:
@@ -164,22 +169,30 @@ def make_search_step(
             along = jax.tree.map(lambda a, b: (a - b) / (2 * length), ahead, behind)
         return optax.tree.add(outer["arch"], along), collections
 
+    def active(state: SearchState) -> Any:
+        """Which of the weights take part in a step, for an optimiser that lets the others rest; None for all."""
+        tables = mixture_at(state.params["arch"], state, "joint" if order == "joint" else "weights").active
+        return None if tables is None else active_parameters(space, state.params["weights"], tables)
+
     def apply(state: SearchState, grads: Any, collections: Any, block: str) -> SearchState:
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, block=block)
+        own = None if block == "arch" else active(state)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, block=block, active=own)
         params = optax.apply_updates(state.params, updates)
-        return dataclasses.replace(state, params=params, collections=collections, opt_state=opt_state)
+        memory = state.memory if block == "weights" else method.remember(space, params["arch"], state.memory)
+        return dataclasses.replace(state, params=params, collections=collections, opt_state=opt_state, memory=memory)
 
     def moves_arch(state: SearchState, move: Callable[[SearchState], SearchState], stay: Callable) -> SearchState:
         return jax.lax.cond(state.step < warmup_steps, stay, move, state) if warmup_steps else move(state)
 
     def joint(state: SearchState, batch: Batch) -> tuple[SearchState, Metrics]:
+        memory = state.memory
         grads, collections, metrics = gradient(state, batch["weights"], "joint", "weights", "arch")
         state = moves_arch(
             state,
             lambda state: apply(state, grads, collections, "both"),
             lambda state: apply(state, grads, collections, "weights"),
         )
-        return finish(state, grads, metrics)
+        return finish(memory, state, grads, metrics)
 
     def alternating(state: SearchState, batch: Batch) -> tuple[SearchState, Metrics]:
         def move(state: SearchState) -> SearchState:
@@ -190,13 +203,17 @@ def make_search_step(
                 grads, collections, _ = gradient(state, batch["arch"], "arch", "arch")
             return apply(state, grads, collections, "arch")
 
+        memory = state.memory
         if jax.tree.leaves(state.params["arch"]):
             state = moves_arch(state, move, lambda state: state)
         grads, collections, metrics = gradient(state, batch["weights"], "weights", "weights")
-        return finish(apply(state, grads, collections, "weights"), grads, metrics)
+        return finish(memory, apply(state, grads, collections, "weights"), grads, metrics)
 
-    def finish(state: SearchState, grads: Any, metrics: Metrics) -> tuple[SearchState, Metrics]:
+    def finish(memory: Memory, state: SearchState, grads: Any, metrics: Metrics) -> tuple[SearchState, Metrics]:
         metrics["gradient_norm"] = optax.tree.norm(grads["weights"])
+        if memory:
+            changed = [jnp.any(state.memory[name] != table, axis=-1) for name, table in memory.items()]
+            metrics["changed_edges"] = jnp.sum(jnp.concatenate(changed), dtype=jnp.float32)
         return dataclasses.replace(state, step=state.step + 1), metrics
 
     return joint if order == "joint" else alternating

@@ -232,6 +232,26 @@ def test_an_idle_scalar_is_added_as_a_number(draw: Callable) -> None:
     assert not np.allclose(logits, zeroed)
 
 
+def test_an_idle_weight_that_is_probed_has_the_gradient_of_the_dense_supernet(draw: Callable) -> None:
+    shape = (6, len(TINY.operations))
+    module = supernet(TINY, **SIZE)
+    variables = draw(module, IMAGES, Mixture({"cell": jnp.zeros(shape)}))
+
+    @functools.partial(jax.jit, static_argnums=1)
+    @functools.partial(jax.value_and_grad, argnums=(2, 3))
+    def loss(active: jax.Array | None, inactive: str, params: Any, table: jax.Array) -> jax.Array:
+        mixture = Mixture({"cell": table}, None if active is None else {"cell": active}, inactive)
+        logits, _ = module.apply({**variables, "params": params}, IMAGES, mixture, train=True, mutable=["batch_stats"])
+        return jnp.sum(jnp.sin(logits))
+
+    for chosen in ([2, 1, 2, 1, 2, 1], [1, 2, 0, 2, 1, 2]):
+        active = np.eye(shape[1], dtype=bool)[chosen]
+        probed = loss(active, "probe", variables["params"], active.astype(np.float32))
+        dense = loss(None, "skip", variables["params"], active.astype(np.float32))
+        chex.assert_trees_all_close(probed, dense, atol=1e-5, rtol=1e-5)
+        assert np.all((np.asarray(probed[1][1]) != 0) == (np.array(TINY.operations) != "none"))
+
+
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32(draw: Callable) -> None:
     half, full = (supernet(TINY, **SIZE, dtype=dtype) for dtype in (jnp.bfloat16, jnp.float32))
     mixture = Mixture({"cell": MIXTURE.weights["cell"][:, : len(TINY.operations)]})

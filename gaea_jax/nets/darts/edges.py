@@ -2,14 +2,16 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from gaea_jax.nets.active import active_parameters
 from gaea_jax.nets.darts.operations import Arrays, Kind, apply
+from gaea_jax.nets.darts.skeleton import reductions
 from gaea_jax.nets.lowering import members_of_sum
-from gaea_jax.spaces.darts import EDGES, NODES
+from gaea_jax.spaces.darts import CELLS, DARTS, EDGES, NODES
 
 # For each candidate its arrays, by name.
 Tables = Mapping[str, Arrays]
@@ -90,6 +92,26 @@ class Edges(NamedTuple):
             stack, running[name] = apply(kind, own.params[name], own.running[name], x, train, column, len(self.numbers))
             stacks.append(stack)
         return members_of_sum(*stacks), running
+
+
+@active_parameters.register
+def _active_darts(space: DARTS, params: Mapping[str, Any], active: Mapping[str, jax.Array]) -> Any:
+    count = sum(name.startswith("cell_") for name in params)
+
+    def mask(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array | bool:
+        module, *inner = (key.key for key in path)
+        if not module.startswith("cell_") or inner[0] == "inputs":
+            return True
+        reduction = int(module.removeprefix("cell_")) in reductions(count)
+        operation = inner[0].removesuffix(STRIDE_2)
+        numbers = BY_SOURCE
+        if reduction:
+            numbers = BY_SOURCE[FROM_INPUTS:] if operation == inner[0] else BY_SOURCE[:FROM_INPUTS]
+        cell = CELLS[reduction]
+        rows = active[cell][jnp.array(numbers), space.choices[cell].options.index(operation)]
+        return rows.reshape(-1, *[1] * (leaf.ndim - 1))
+
+    return jax.tree_util.tree_map_with_path(mask, params)
 
 
 def joined(parts: Sequence[Tables]) -> Tables:

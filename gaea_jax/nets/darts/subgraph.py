@@ -19,6 +19,7 @@ import numpy as np
 from gaea_jax.nets.darts.edges import Edges, Tables, Variables
 from gaea_jax.nets.darts.operations import Kind, apply, shuffle
 from gaea_jax.nets.lowering import max_pool
+from gaea_jax.nets.lowering.window import apart
 from gaea_jax.spaces.darts import EDGES, NODES
 
 _FIRST = NODES[0]
@@ -121,7 +122,9 @@ def _backward(plan: Plan, saved: Any, cotangents: Any) -> tuple[Operands]:
         totals = _seen(plan, of_tables[-1])[-len(NODES) :].sum((1, 2, 3, 4))[_TARGETS - _FIRST]
         grads = grads._replace(weights=jnp.where(operands.active, grads.weights, totals[:, None]))
     if plan.inactive == "probe":
-        grads = grads._replace(weights=_probe(plan, operands, tables, of_tables[-1]))
+        probe = functools.partial(_probe, plan)
+        weights = jax.lax.platform_dependent(of_tables[-1], operands, tables, cpu=apart(probe), default=probe)
+        grads = grads._replace(weights=weights)
     inputs = shuffle(of_tables[0][: len(operands.inputs)], plan.partial)
     return (grads._replace(inputs=inputs),)
 
@@ -257,7 +260,7 @@ def _pull_back(plan: Plan, kind: Kind, g: jax.Array, running: Tables, *point: An
     return pull(g)
 
 
-def _probe(plan: Plan, operands: Operands, tables: list[jax.Array], of_nodes: jax.Array) -> jax.Array:
+def _probe(plan: Plan, of_nodes: jax.Array, operands: Operands, tables: list[jax.Array]) -> jax.Array:
     """The gradients of the weights of all operations, active or not, from those of the nodes.
 
     A node is the sum of what its edges bring it, so the gradient of a weight is the product of that of the node and the
@@ -266,17 +269,21 @@ def _probe(plan: Plan, operands: Operands, tables: list[jax.Array], of_nodes: ja
     of_weights = jnp.zeros_like(operands.weights)
     for group, edges in enumerate(plan.groups):
         for source, leaving, own in edges.by_source(operands.variables[group]):
-            x = _seen(plan, shuffle(tables[group][source - _first_row(plan, group)], plan.partial))
             numbers = jnp.array(leaving.numbers)
-            _, pull = jax.vjp(functools.partial(_results, leaving, x, own, plan.train), operands.weights[numbers])
             targets = [EDGES[number][0] - _first_row(plan, len(plan.groups) - 1) for number in leaving.numbers]
-            (found,) = pull([_seen(plan, of_nodes[target]) for target in targets])
+            results = functools.partial(_products, plan, leaving)
+            point = of_nodes[jnp.array(targets)], tables[group][source - _first_row(plan, group)], own
+            found = results(*point)
             of_weights = of_weights.at[numbers].set(found)
     return of_weights
 
 
-def _results(edges: Edges, x: jax.Array, own: Variables, train: bool, weights: jax.Array) -> list[jax.Array]:
-    return edges.dense(x, weights, own, train)[0]
+def _products(plan: Plan, edges: Edges, of_targets: jax.Array, x: jax.Array, own: Variables) -> jax.Array:
+    """The products of the gradients of nodes [edges, B, H, W, C] and what each operation brings them from x."""
+    x = _seen(plan, shuffle(x, plan.partial))
+    weights = jnp.zeros((len(edges.numbers), len(edges.operations)), x.dtype)
+    _, pull = jax.vjp(lambda weights: edges.dense(x, weights, own, plan.train)[0], weights)
+    return pull([*_seen(plan, of_targets)])[0]
 
 
 def _at(tree: Any, row: jax.Array) -> Any:

@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
 from gaea_jax.errors import UsageError
+from gaea_jax.nets.burden import CHANNELS, burdens, shares, size
 from gaea_jax.nets.darts.edges import BY_SOURCE, FROM_INPUTS, STRIDE_2, Edges, Tables, Variables, joined
 from gaea_jax.nets.darts.operations import Kind, Operation, shuffle
 from gaea_jax.nets.darts.skeleton import STEM_MULTIPLIER, Place, Preprocess, check_size, skeleton
@@ -193,6 +195,18 @@ class DARTSSupernet(nn.Module):
             dtype=self.dtype,
             train=train,
         )
+
+
+@burdens.register
+def _burdens_darts(space: DARTS) -> dict[str, np.ndarray]:
+    def parameters(name: str) -> int:
+        operation = Operation(Kind(name, CHANNELS, 1, affine=False, norm_pools=True, dtype=jnp.float32), 1)
+        x = jnp.zeros((1, 4, 4, CHANNELS))
+        shapes = jax.eval_shape(lambda: operation.init(jax.random.key(0), x, False))
+        return size(shapes.get("params", {}))
+
+    names = space.choices["normal"].options
+    return {"normal": shares([0 if name == "none" else parameters(name) for name in names])}
 
 
 @supernet.register
