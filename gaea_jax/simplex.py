@@ -294,7 +294,7 @@ def break_ties(point: ArrayLike, preferred: ArrayLike) -> Array:
     if point.shape != preferred.shape:
         raise ValueError(f"preferred: has shape {preferred.shape}, the table {point.shape}.")
     below = jnp.searchsorted(jnp.sort(point, axis=None), point.reshape(-1)).reshape(point.shape)
-    return (2 * below + preferred).astype(jnp.float32)
+    return (2 * below + preferred.astype(below.dtype)).astype(jnp.float32)
 
 
 def check(point: ArrayLike, *, axis: int = -1, segments: Segments | None = None, name: str = "point") -> None:

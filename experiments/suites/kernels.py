@@ -17,14 +17,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from matplotlib.axes import Axes
 
-from gaea_jax.nets.darts.operations import POOLS, SEPARABLE, Kind, Operation
+from gaea_jax.nets.darts.operations import SEPARABLE, Kind, Operation
 from gaea_jax.nets.ops import BatchNorm, Node, nas_bench_201_operation
+from gaea_jax.spaces.darts import OPERATIONS as DARTS_OPERATIONS
 from gaea_jax.train.state import compiled_once
 
 # Operations of NAS-Bench-201 and the sides of their kernels; avg_pool_3x3 has no BatchNorm there, which DARTS' has.
 DENSE = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
 # skip_connect and none compute nothing where the stride is 1.
-OPERATIONS = (*DENSE, *POOLS, *SEPARABLE)
+OPERATIONS = (*DENSE, *DARTS_OPERATIONS[1:3], *DARTS_OPERATIONS[4:])
 PLACES = ("program", "branch")
 PASSES = ("forward", "both")
 
@@ -59,7 +60,7 @@ class Plain(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] to the same shape, with batch statistics."""
-        if self.operation in POOLS:
+        if "pool" in self.operation:
             pool: Callable[..., jax.Array] = nn.max_pool
             if self.operation == "avg_pool_3x3":
                 pool = _avg_pool

@@ -96,7 +96,7 @@ def nasp(
             value = jnp.where(active[name], 1.0 if keep == "one" else table, 0.0)
             # The value of the discrete point, the gradient of the continuous one.
             weights[name] = jax.lax.stop_gradient(value) + (table - jax.lax.stop_gradient(table))
-        return Mixture(weights, active, "probe" if phase in ("arch", "joint") else "skip")
+        return Mixture(weights, active, "skip" if phase == "eval" else "probe")
 
     def regularizer(space: Space, arch: Arch, mixture: Mixture) -> jax.Array:
         if not complexity_weight:

@@ -1,10 +1,10 @@
-"""The cell space of DARTS for images, with and without its ``none`` operation.
+"""The cell space of DARTS for images, with and without its ``none`` operation, and NASP's with other operations.
 
 A network stacks normal and reduction cells of one design each. A cell has two inputs, the outputs of the two cells
 before, and four intermediate nodes, each the sum of its incoming edges; its output is their concatenation (`DARTS
 <https://arxiv.org/abs/1806.09055>`_, sections 2.1 and 3.1.1). Every one of the 14 edges has a mixture of operations; of
-each node the derived cell keeps two edges with one operation each, which is never ``none``. So both variants have the
-same genotypes.
+each node the derived cell keeps two edges with one operation each, which is never ``none``. So with and
+without it the genotypes are the same.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ from gaea_jax.spaces.darts_genotype import (
     EDGES,
     GRAMMAR,
     JSON,
+    KNOWN,
     NODES,
     OPERATIONS,
     Cell,
@@ -41,34 +42,40 @@ _DRAWN = ("c_{k-2}", "c_{k-1}", "0", "1", "2", "3", "c_{k}")
 
 @dataclasses.dataclass(frozen=True)
 class DARTS:
-    """The DARTS space, or the part of it that uses only some of the operations.
+    """The DARTS space, or one that has its cells with other operations.
 
     Attributes:
       name: name of the space.
-      operations: the operations of a mixture, two or more of `OPERATIONS` besides ``none``, in that order.
+      operations: the operations of a mixture, two or more of `KNOWN` besides ``none``, which comes first; of equal
+        weights the first operation is derived.
+      reduce_operations: those of the reduction cell, if they are others.
 
     Raises:
-      UsageError: if ``operations`` is not such a selection.
+      UsageError: on ``operations`` or ``reduce_operations``, if they are not such a selection.
     """
 
     name: str
     operations: tuple[str, ...]
+    reduce_operations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        ordered = tuple(operation for operation in OPERATIONS if operation in self.operations)
-        if self.operations != ordered or len(self._selectable) < 2:
-            accepted = f"two or more of {', '.join(OPERATIONS[1:])}, in this order, with or without none before them"
-            raise UsageError("operations", f"wants {accepted}")
+        for argument, cell in (("operations", "normal"), ("reduce_operations", "reduce")):
+            wanted = self._selectable(cell)
+            if len(wanted) < 2 or len(set(wanted)) < len(wanted) or not set(wanted) <= {*KNOWN[1:]}:
+                accepted = f"two or more of {', '.join(KNOWN[1:])}, each once, with or without none before them"
+                raise UsageError(argument, f"wants {accepted}")
 
-    @property
-    def _first(self) -> int:
+    def options(self, cell: str) -> tuple[str, ...]:
+        """The operations of a mixture in the ``"normal"`` or the ``"reduce"`` cell."""
+        return self.reduce_operations or self.operations if cell == "reduce" else self.operations
+
+    def _first(self, cell: str) -> int:
         """The column of the first operation that a derived cell may have."""
-        return int("none" in self.operations)
+        return int(self.options(cell)[:1] == ("none",))
 
-    @property
-    def _selectable(self) -> tuple[str, ...]:
+    def _selectable(self, cell: str) -> tuple[str, ...]:
         """The operations that a derived cell may have."""
-        return self.operations[self._first :]
+        return self.options(cell)[self._first(cell) :]
 
     @property
     def choices(self) -> dict[str, Choice]:
@@ -80,9 +87,8 @@ class DARTS:
         edges = tuple(f"{node}<-{source}" for node, source in EDGES)
         segments = tuple(NODES.index(node) for node, _ in EDGES)
         nodes = tuple(map(str, NODES))
-        operations = Choice(self.operations, edges, "op")
         inputs = {f"{cell}_edges": Choice(edges, nodes, "input", segments, weighs=cell) for cell in CELLS}
-        return {**{cell: operations for cell in CELLS}, **inputs}
+        return {**{cell: Choice(self.options(cell), edges, "op") for cell in CELLS}, **inputs}
 
     def select(self, weights: Mapping[str, jax.typing.ArrayLike]) -> dict[str, jax.Array]:
         """Keeps the two best edges of each node, each with its best operation.
@@ -111,12 +117,13 @@ class DARTS:
         check_tables(self.choices, weights, "weights")
         selection = {}
         for cell in CELLS:
-            table = jnp.asarray(weights[cell], float)[:, self._first :]
+            table = jnp.asarray(weights[cell], float)[:, self._first(cell) :]
             score = jnp.max(table, axis=-1)
             if f"{cell}_edges" in weights:
                 score = score * jnp.asarray(weights[f"{cell}_edges"], float)
             kept = simplex.largest(score, 2, segments=_TARGETS)
-            operation = jax.nn.one_hot(jnp.argmax(table, axis=-1) + self._first, len(self.operations), dtype=bool)
+            best = jnp.argmax(table, axis=-1) + self._first(cell)
+            operation = jax.nn.one_hot(best, len(self.options(cell)), dtype=bool)
             selection[cell] = operation & kept[:, None]
         return selection
 
@@ -138,13 +145,13 @@ class DARTS:
         cells = []
         for cell in CELLS:
             chosen = np.asarray(selection[cell])
-            if chosen.dtype != bool or (chosen.sum(axis=-1) > 1).any() or chosen[:, : self._first].any():
+            if chosen.dtype != bool or (chosen.sum(axis=-1) > 1).any() or chosen[:, : self._first(cell)].any():
                 accepted = "bool tables with at most one True in each row, and none for the operation none"
                 raise UsageError("selection", f"wants {accepted}; {cell} is not so")
             pairs: dict[int, list[tuple[str, int]]] = {node: [] for node in NODES}
             for edge, operation in np.argwhere(chosen).tolist():
                 node, source = EDGES[edge]
-                pairs[node].append((self.operations[operation], source))
+                pairs[node].append((self.options(cell)[operation], source))
             cells.append(tuple(map(tuple, pairs.values())))
         return Genotype(*cells)
 
@@ -161,13 +168,13 @@ class DARTS:
           UsageError: on ``genotype``, if an operation is not one of this space, or an edge has several.
         """
         self.check(genotype)
-        tables = {cell: np.zeros((len(EDGES), len(self.operations)), bool) for cell in CELLS}
+        tables = {cell: np.zeros((len(EDGES), len(self.options(cell))), bool) for cell in CELLS}
         for cell, node, operation, source in _entries(genotype):
             row = tables[cell][EDGES.index((node, source))]
             if row.any():
                 place = f"{cell}, node {node}, input {source}"
                 raise UsageError("genotype", f"{place} has several operations; wants at most one an edge")
-            row[self.operations.index(operation)] = True
+            row[self.options(cell).index(operation)] = True
         return {cell: jnp.asarray(table) for cell, table in tables.items()}
 
     def parse(self, text: str) -> Genotype:
@@ -177,7 +184,7 @@ class DARTS:
           text: ``Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=range(2, 6), reduce=[...],
             reduce_concat=range(2, 6))`` with eight pairs a cell, two for each node in order;
             ``{"space": "darts", "normal": [[["sep_conv_3x3", 1], ...], ...], "reduce": [...]}`` with four nodes a cell
-            and any number of pairs a node; or a name of `gaea_jax.spaces.published`. The name of either DARTS space
+            and any number of pairs a node; or a name of `gaea_jax.spaces.published`. The name of any of these spaces
             is accepted in JSON.
 
         Returns:
@@ -228,9 +235,9 @@ class DARTS:
         if not isinstance(genotype, Genotype):
             raise UsageError("genotype", f"wants cells of {self.name}, got {reprlib.repr(genotype)}")
         for cell, node, operation, source in _entries(genotype):
-            if operation not in self.operations:
+            if operation not in self.options(cell):
                 place = f"{cell}, node {node}, input {source}: operation {operation!r}"
-                accepted = ", ".join(self._selectable)
+                accepted = ", ".join(self._selectable(cell))
                 raise UsageError("genotype", f"{place} is not in {self.name}, which has {accepted}")
 
     def random(self, rng: np.random.Generator) -> Genotype:
@@ -242,15 +249,14 @@ class DARTS:
         Returns:
           The genotype.
         """
-        operations = self._selectable
 
-        def cell() -> Cell:
+        def draw(operations: tuple[str, ...]) -> Cell:
             return tuple(
                 tuple((operations[rng.integers(len(operations))], int(i)) for i in rng.choice(node, 2, replace=False))
                 for node in NODES
             )
 
-        return Genotype(cell(), cell())
+        return Genotype(*(draw(self._selectable(cell)) for cell in CELLS))
 
     def mutate(self, genotype: Genotype, rng: np.random.Generator) -> Genotype:
         """Changes one pair of one node, in its operation or in its input.
@@ -272,7 +278,8 @@ class DARTS:
         for cell, node, operation, source in _entries(genotype):
             pairs = getattr(genotype, cell)[NODES.index(node)]
             free = set(range(node)) - {taken for _, taken in pairs}
-            changed = [(other, source) for other in self._selectable] + [(operation, other) for other in sorted(free)]
+            changed = [(other, source) for other in self._selectable(cell)]
+            changed += [(operation, other) for other in sorted(free)]
             changes += [(cell, node, (operation, source), pair) for pair in changed if pair not in pairs]
         if not changes:
             raise UsageError("genotype", "has no operation to change; wants one or more")
@@ -285,7 +292,7 @@ class DARTS:
     def count(self) -> int:
         """Number of genotypes whose nodes have two inputs: for both cells, of pairs of inputs and of operations."""
         inputs = math.prod(math.comb(node, 2) for node in NODES)
-        return (inputs * len(self._selectable) ** (2 * len(NODES))) ** len(CELLS)
+        return math.prod(inputs * len(self._selectable(cell)) ** (2 * len(NODES)) for cell in CELLS)
 
 
 DARTS_SPACE = DARTS("darts", OPERATIONS)
@@ -293,6 +300,23 @@ DARTS_SPACE = DARTS("darts", OPERATIONS)
 
 DARTS_NOZERO = DARTS("darts_nozero", OPERATIONS[1:])
 """The space without ``none``: 7 operations, the same cells."""
+
+NASP_SPACE = DARTS(
+    "nasp",
+    (
+        "skip_connect",
+        "conv_3x1_1x3",
+        "dil_conv_3x3",
+        "conv 1x1",
+        "conv 3x3",
+        "sep_3x3",
+        "sep_5x5",
+        "sep_7x7",
+    ),
+    ("skip_connect", "avg_pool_3x3", "max_pool_3x3", "max_pool_5x5", "max_pool_7x7"),
+)
+"""The larger space of `NASP <https://arxiv.org/abs/1905.13577>`_, as in its code: 12 operations, of which the normal
+cell has 8 and the reduction cell 5. The numbers of cells are 3,019,898,880 and 70,312,500."""
 
 
 def _entries(genotype: Genotype) -> Iterator[tuple[str, int, str, int]]:

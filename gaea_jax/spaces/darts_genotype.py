@@ -23,7 +23,21 @@ OPERATIONS = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
-"""The operations, in the order of the columns of every weight table; a derived cell never has ``none``."""
+"""The operations of DARTS, in the order of the columns of its weight tables; a derived cell never has ``none``."""
+
+KNOWN = (
+    *OPERATIONS,
+    "conv_3x1_1x3",
+    "conv 1x1",
+    "conv 3x3",
+    "sep_3x3",
+    "sep_5x5",
+    "sep_7x7",
+    "max_pool_5x5",
+    "max_pool_7x7",
+)
+"""The operations of all spaces with these cells, under the names of the codes that have them; ``sep_3x3`` and
+``sep_5x5`` are NASP's names of ``sep_conv_3x3`` and ``sep_conv_5x5``."""
 
 NODES = (2, 3, 4, 5)
 """The intermediate nodes; the output of a cell is the concatenation of all four."""
@@ -36,9 +50,9 @@ CELLS = ("normal", "reduce")
 
 GRAMMAR = "Genotype(normal=[('op', input), 8 pairs], normal_concat=range(2, 6), reduce=[8 pairs], reduce_concat=...)"
 JSON = '{"space": "darts", "normal": [4 nodes, each a list of ["op", input] pairs], "reduce": [4 nodes]}'
-FAMILY = ("darts", "darts_nozero")
+FAMILY = ("darts", "darts_nozero", "nasp")
 
-_SELECTABLE = OPERATIONS[1:]
+_SELECTABLE = KNOWN[1:]
 _KEYWORDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 # Python's parser can exhaust the stack on long texts; a published one has some 700 characters.
 _LONGEST = 10_000
@@ -55,7 +69,7 @@ class Genotype:
 
     Attributes:
       normal: for each of the four `NODES` its (operation, input) pairs, any number of them; the operations are those
-        of `OPERATIONS` but ``none``, the inputs are below the node.
+        of `KNOWN` but ``none``, the inputs are below the node.
       reduce: the same for the reduction cell.
 
     Raises:
@@ -79,9 +93,15 @@ class Genotype:
         for name in CELLS:
             object.__setattr__(self, name, _sorted_cell(name, getattr(self, name)))
 
+    @property
+    def space(self) -> str:
+        """The name of a space that has its operations: ``"darts"`` if that does, or ``"nasp"``."""
+        pairs = (pair for cell in (self.normal, self.reduce) for node in cell for pair in node)
+        return FAMILY[0] if all(operation in OPERATIONS for operation, _ in pairs) else FAMILY[-1]
+
     def __str__(self) -> str:
         if any(len(pairs) != 2 for cell in (self.normal, self.reduce) for pairs in cell):
-            return json.dumps({"space": FAMILY[0], "normal": self.normal, "reduce": self.reduce})
+            return json.dumps({"space": self.space, "normal": self.normal, "reduce": self.reduce})
         normal, reduce = ([pair for pairs in cell for pair in pairs] for cell in (self.normal, self.reduce))
         concat = range(NODES[0], NODES[-1] + 1)
         return f"Genotype(normal={normal}, normal_concat={concat}, reduce={reduce}, reduce_concat={concat})"
@@ -107,7 +127,7 @@ def _sorted_cell(name: str, cell: Any) -> Cell:
                 raise UsageError("genotype", f"{place}: input {reprlib.repr(source)} is not one of 0 to {node - 1}")
         if twice := [pair for pair in pairs if pairs.count(pair) > 1]:
             raise UsageError("genotype", f"{place} has {twice[0]} twice; wants each pair once")
-    return tuple(tuple(sorted(pairs, key=lambda pair: (pair[1], OPERATIONS.index(pair[0])))) for pairs in cell)
+    return tuple(tuple(sorted(pairs, key=lambda pair: (pair[1], KNOWN.index(pair[0])))) for pairs in cell)
 
 
 def parse_grammar(text: str) -> Genotype:
@@ -185,7 +205,7 @@ def parse_json(text: str) -> Genotype:
 
     Args:
       text: ``{"space": "darts", "normal": [...], "reduce": [...]}``, where a cell lists for each of the four nodes its
-        ``["op", input]`` pairs, any number of them. The name of either DARTS space is accepted.
+        ``["op", input]`` pairs, any number of them. The name of any of these spaces is accepted.
 
     Returns:
       The genotype.

@@ -25,7 +25,7 @@ from gaea_jax.errors import UsageError
 from gaea_jax.methods import Method
 from gaea_jax.methods.base import Space
 from gaea_jax.nets import supernet
-from gaea_jax.optim import search_optimizer
+from gaea_jax.optim import freeze_inactive, search_optimizer
 from gaea_jax.spaces import get_space
 from gaea_jax.train.config import Length, compute_dtype, load_data, run_length
 from gaea_jax.train.drive import Record
@@ -124,6 +124,7 @@ def prepare(config: SearchConfig, devices: Sequence[jax.Device]) -> Ready:
         order=order,
         hypergradient=config.hypergradient,
         warmup_steps=round(config.arch_warmup_epochs * length.steps_per_epoch),
+        masks=config.inactive_weights == "freeze",
     )
 
     @jax.jit  # Traced once, for its shapes and for all that compile it.
@@ -135,6 +136,12 @@ def prepare(config: SearchConfig, devices: Sequence[jax.Device]) -> Ready:
     learns = bool(jax.tree.leaves(blank.params["arch"]))
     if not learns and train_valid is None:
         raise UsageError("objective", f"{config.method} derives by accuracy on held-out images, as bilevel ones have")
+    if config.inactive_weights == "freeze":
+        mixture = jax.eval_shape(
+            lambda state: method.mixture(space, state.params["arch"], state.memory, state.key, 0, "weights"), blank
+        )
+        if mixture.active is None:
+            raise UsageError("inactive_weights", f"must be 'decay' for {config.method}, which runs all operations")
     accuracies = _accuracies(config, net, dataset, train_valid, devices)
 
     def report(state: SearchState, means: Record) -> tuple[Record, str]:
@@ -157,7 +164,8 @@ def _optimizer(
             length.period,
             warmup=round(config.warmup_epochs * length.steps_per_epoch / length.period),
         )
-        return sgd(schedule, momentum=config.momentum, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
+        inner = sgd(schedule, momentum=config.momentum, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
+        return freeze_inactive(inner) if config.inactive_weights == "freeze" else inner
 
     def of_arch(arch_learning_rate: float) -> optax.GradientTransformation:
         return make_method(length, learning_rate=arch_learning_rate).optimizer(space)

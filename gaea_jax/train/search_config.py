@@ -16,6 +16,7 @@ from gaea_jax.train.step import check_objective
 DEFAULT_EPOCHS = 25
 CLAMPS = ("shift-invariant", "release")
 DERIVE_FROM = ("last", "best_valid")
+INACTIVE_WEIGHTS = ("decay", "freeze")
 EVAL_STATISTICS = (*STATISTICS, "both")
 TEMPERATURES = (10.0, 0.1)
 # Flags that are for the method, and what its factory calls them.
@@ -28,6 +29,11 @@ _METHOD_OPTIONS = {
     "clamp": "clamp",
     "temperature": "temperature",
     "final_temperature": "temperature",
+    "complexity_weight": "complexity_weight",
+    "init_noise": "init_noise",
+    "keep": "keep",
+    "tie": "tie",
+    "genotype_rule": "genotype_rule",
 }
 _POSITIVE = (
     "channels",
@@ -85,6 +91,15 @@ class SearchConfig(RunConfig):
       clamp: how the exponentiated gradient keeps off zero, "shift-invariant" or "release"; the former by default.
       temperature: of the Gumbel softmax in the first epoch; 10 by default.
       final_temperature: of the Gumbel softmax in the last epoch, with a straight line between; 0.1 by default.
+      complexity_weight: of NASP, factor of the burden of what is selected that is added to the loss; 0 by default.
+      init_noise: of NASP, deviation of the noise around the architecture's start; 0.001 by default.
+      keep: of NASP, the weight of a selected operation, "one" or its "magnitude"; the former by default.
+      tie: of NASP, which of equal operations is selected, the "first" or, "sticky", the one that was; the former by
+        default.
+      genotype_rule: of NASP, what is derived: what the last step ran, "discrete", or what the released code derives,
+        "softmax"; the former by default.
+      inactive_weights: what the optimiser does to the weights of operations that did not run in a step: "decay" moves
+        them by decay and momentum, as the released codes do, "freeze" lets them rest.
       derive_from: which genotype is the result: "last", or "best_valid", that of the report with the best accuracy on
         held-out images; both are recorded.
       eval_images: number of held-out images on which a report evaluates the supernet, in whole batches: what does not
@@ -123,6 +138,12 @@ class SearchConfig(RunConfig):
     cutout: int = 0
     image_size: int = 0
     jitter: bool = False
+    complexity_weight: float | None = None
+    init_noise: float | None = None
+    keep: str | None = None
+    tie: str | None = None
+    genotype_rule: str | None = None
+    inactive_weights: str = "decay"
     derive_from: str = "last"
     eval_images: int = 1024
     eval_statistics: str = "batch"
@@ -154,6 +175,7 @@ def checked(config: SearchConfig, devices: int) -> SearchConfig:
 def _check_choices(config: SearchConfig) -> None:
     for name, known in (
         ("derive_from", DERIVE_FROM),
+        ("inactive_weights", INACTIVE_WEIGHTS),
         ("eval_statistics", EVAL_STATISTICS),
         ("clamp", (None, *CLAMPS)),
     ):

@@ -72,6 +72,7 @@ def make_search_step(
     hypergradient: str = "exact",
     loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
     warmup_steps: int = 0,
+    masks: bool = False,
 ) -> SearchStep:
     """Makes the step of a search (GAEA, section 2; order of the reference in section 3.2).
 
@@ -94,6 +95,8 @@ def make_search_step(
       hypergradient: how ``"bilevel-unrolled"`` takes the derivative through the weights' gradient: ``"exact"`` by
         differentiating it, ``"finite-difference"`` as DARTS approximates it (section 2.3, eq. 8).
       loss: ``loss(logits, labels)``, a scalar.
+      masks: whether the optimiser of the weights is told, as ``active``, which of them take part in a step, where a
+        method runs only some operations; `gaea_jax.optim.freeze_inactive` wants to know.
       warmup_steps: number of first steps in which the architecture does not move (nor its optimiser).
 
     Returns:
@@ -142,7 +145,7 @@ def make_search_step(
 
         def after(gradient: Any) -> Any:
             grads = {"weights": gradient, "arch": None}
-            updates, _ = tx.update(grads, state.opt_state, state.params, block="weights", active=active(state))
+            updates, _ = update(state, grads, "weights")
             return optax.apply_updates(state.params["weights"], updates["weights"])
 
         def held_out(params: Any) -> tuple[jax.Array, Any]:
@@ -169,14 +172,16 @@ def make_search_step(
             along = jax.tree.map(lambda a, b: (a - b) / (2 * length), ahead, behind)
         return optax.tree.add(outer["arch"], along), collections
 
-    def active(state: SearchState) -> Any:
-        """Which of the weights take part in a step, for an optimiser that lets the others rest; None for all."""
-        tables = mixture_at(state.params["arch"], state, "joint" if order == "joint" else "weights").active
-        return None if tables is None else active_parameters(space, state.params["weights"], tables)
+    def update(state: SearchState, grads: Any, block: str) -> Any:
+        told = {}
+        if masks and block != "arch":
+            tables = mixture_at(state.params["arch"], state, "joint" if order == "joint" else "weights").active
+            if tables is not None:
+                told["active"] = active_parameters(space, state.params["weights"], tables)
+        return tx.update(grads, state.opt_state, state.params, block=block, **told)
 
     def apply(state: SearchState, grads: Any, collections: Any, block: str) -> SearchState:
-        own = None if block == "arch" else active(state)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, block=block, active=own)
+        updates, opt_state = update(state, grads, block)
         params = optax.apply_updates(state.params, updates)
         memory = state.memory if block == "weights" else method.remember(space, params["arch"], state.memory)
         return dataclasses.replace(state, params=params, collections=collections, opt_state=opt_state, memory=memory)

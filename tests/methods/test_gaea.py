@@ -9,6 +9,7 @@ import pytest
 
 from gaea_jax import simplex
 from gaea_jax.methods import Arch, Method, gaea
+from gaea_jax.nets import Mixture
 from gaea_jax.spaces.nas_bench_201 import NAS_BENCH_201, NAS_BENCH_201_NOZERO, NASBench201
 
 GRADIENT = {"cell": jnp.tile(jnp.array([1.0, 0.0, 0.5, -1.0]), (6, 1))}
@@ -95,7 +96,7 @@ def test_the_entropic_weight_shrinks_log_probabilities() -> None:
     arch = rows(0.7, 0.1, 0.15, 0.05)
 
     def regularizer(arch: Arch) -> jax.Array:
-        return method.regularizer(NAS_BENCH_201_NOZERO, arch)
+        return method.regularizer(NAS_BENCH_201_NOZERO, arch, Mixture(arch))
 
     optimizer = method.optimizer(NAS_BENCH_201_NOZERO)
     updates, _ = optimizer.update(jax.grad(regularizer)(arch), optimizer.init(arch), arch)

@@ -21,7 +21,7 @@ def arch_of(factory: Any) -> Arch:
 
 
 def sample(method: Method, arch: Arch, key: jax.Array, step: int = 0, phase: str = "arch") -> Mixture:
-    return method.mixture(NAS_BENCH_201, arch, key, step, phase)
+    return method.mixture(NAS_BENCH_201, arch, {}, key, step, phase)
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
@@ -94,12 +94,12 @@ def test_a_point_with_a_zero_is_sampled_without_nan() -> None:
 def test_both_cells_of_darts_are_sampled_apart_and_evaluated_as_the_derived_network(factory: Any) -> None:
     method = factory()
     arch = method.init(DARTS_SPACE, jax.random.key(0))
-    mixture = method.mixture(DARTS_SPACE, arch, jax.random.key(1), 0, "arch")
+    mixture = method.mixture(DARTS_SPACE, arch, {}, jax.random.key(1), 0, "arch")
     assert list(mixture.weights) == list(mixture.active) == ["normal", "reduce"]
     for name, table in mixture.weights.items():
         chex.assert_trees_all_equal(table, mixture.active[name].astype(jnp.float32))
         assert jnp.array_equal(table.sum(axis=-1), jnp.ones(14))
     assert not jnp.array_equal(mixture.weights["normal"], mixture.weights["reduce"])
-    genotype = method.derive(DARTS_SPACE, arch, jax.random.key(2), None)
-    evaluated = method.mixture(DARTS_SPACE, arch, jax.random.key(3), 0, "eval")
+    genotype = method.derive(DARTS_SPACE, arch, {}, jax.random.key(2), None)
+    evaluated = method.mixture(DARTS_SPACE, arch, {}, jax.random.key(3), 0, "eval")
     chex.assert_trees_all_equal(evaluated, Mixture.derived(DARTS_SPACE.encode(genotype)))

@@ -20,10 +20,12 @@ from gaea_jax.methods import (
     gaea_pc_darts,
     gdas,
     get_method,
+    nasp,
     pc_darts,
     random_search,
 )
 from gaea_jax.methods.base import PHASES, Space
+from gaea_jax.nets import Mixture
 from gaea_jax.spaces.darts import DARTS_NOZERO, DARTS_SPACE
 from gaea_jax.spaces.nas_bench_201 import NAS_BENCH_201, NAS_BENCH_201_NOZERO, Genotype, NASBench201
 
@@ -67,6 +69,7 @@ def test_get_method() -> None:
         "gaea_gdas": gaea_gdas,
         "gaea_pc_darts": gaea_pc_darts,
         "gdas": gdas,
+        "nasp": nasp,
         "pc_darts": pc_darts,
         "random": random_search,
     }
@@ -113,7 +116,7 @@ def test_the_weights_are_a_distribution_on_every_edge_and_node(factory: Callable
 def test_a_mixing_method_mixes_with_its_weights_in_every_phase(factory: Callable, phase: str) -> None:
     method = factory(0.5)
     arch = moved(method, NAS_BENCH_201)
-    mixture = method.mixture(NAS_BENCH_201, arch, KEY, 0, phase)
+    mixture = method.mixture(NAS_BENCH_201, arch, {}, KEY, 0, phase)
     assert mixture.active is None
     chex.assert_trees_all_equal(mixture.weights, method.weights(NAS_BENCH_201, arch))
 
@@ -125,7 +128,7 @@ def test_the_mixture_is_differentiable(factory: Callable) -> None:
     arch = method.init(NAS_BENCH_201, jax.random.key(0))
 
     def value(arch: Arch) -> jax.Array:
-        return jnp.sum(method.mixture(NAS_BENCH_201, arch, KEY, 0, "arch").weights["cell"] * cost)
+        return jnp.sum(method.mixture(NAS_BENCH_201, arch, {}, KEY, 0, "arch").weights["cell"] * cost)
 
     gradient = jax.grad(value)(arch)
     # For GAEA it is the gradient with respect to the mixture itself: no softmax, no normaliser in between.
@@ -143,7 +146,8 @@ def test_the_regularizer_is_the_divergence_from_uniform(factory: Callable) -> No
     method, point = factory(entropy_weight=0.5), factory in (gaea, gaea_gdas)
 
     def value(method: Method, table: jax.Array) -> jax.Array:
-        return method.regularizer(NAS_BENCH_201_NOZERO, {"cell": table if point else jnp.log(table)})
+        arch = {"cell": table if point else jnp.log(table)}
+        return method.regularizer(NAS_BENCH_201_NOZERO, arch, Mixture(arch))
 
     chex.assert_trees_all_close(value(method, jnp.full((6, 4), 0.25)), 0.0, atol=1e-6)
     chex.assert_trees_all_close(value(method, uneven), 0.5 * 6 * 0.445846372, rtol=1e-6)
@@ -162,8 +166,8 @@ def test_the_regularizer_sums_over_the_operations_of_all_tables_and_leaves_out_t
     weights = method.weights(DARTS_SPACE, arch)
     operations = np.concatenate([weights["normal"], weights["reduce"]]).astype(float)
     expected = 0.5 * np.sum(operations * np.log(8 * operations))
-    np.testing.assert_allclose(method.regularizer(DARTS_SPACE, arch), expected, rtol=1e-5)
-    gradient = jax.grad(lambda arch: method.regularizer(DARTS_SPACE, arch))(arch)
+    np.testing.assert_allclose(method.regularizer(DARTS_SPACE, arch, Mixture(arch)), expected, rtol=1e-5)
+    gradient = jax.grad(lambda arch: method.regularizer(DARTS_SPACE, arch, Mixture(arch)))(arch)
     assert all((np.asarray(table) == 0).all() == name.endswith("_edges") for name, table in gradient.items())
 
 
@@ -195,13 +199,13 @@ def test_clip_norm_clips_all_tables_together_before_the_step(factory: Callable) 
 def test_equal_weights_derive_the_first_operation(factory: Callable) -> None:
     for space, first in ((NAS_BENCH_201, "none"), (NAS_BENCH_201_NOZERO, "skip_connect")):
         arch = {"cell": jnp.full(space.choices["cell"].shape, 0.2)}
-        assert factory().derive(space, arch, KEY, None) == Genotype((first,) * 6)
+        assert factory().derive(space, arch, {}, KEY, None) == Genotype((first,) * 6)
 
 
 @pytest.mark.parametrize(("factory", "space"), [case for case in CASES if case[1] not in SPACES])
 def test_equal_weights_derive_the_first_inputs_and_operation_of_darts(factory: Callable, space: Space) -> None:
     arch = {name: table if factory in POINTS else 0 * table for name, table in factory().init(space, KEY).items()}
-    genotype = factory().derive(space, arch, KEY, None)
+    genotype = factory().derive(space, arch, {}, KEY, None)
     assert genotype.normal == genotype.reduce == ((("max_pool_3x3", 0), ("max_pool_3x3", 1)),) * 4
 
 
@@ -211,7 +215,7 @@ def test_the_edges_count_in_the_derivation(factory: Callable) -> None:
     if factory in POINTS:
         arch = factory().init(DARTS_SPACE, KEY)
     last = arch["reduce_edges"].at[13].add(0.5)
-    genotype = factory().derive(DARTS_SPACE, {**arch, "reduce_edges": last}, KEY, None)
+    genotype = factory().derive(DARTS_SPACE, {**arch, "reduce_edges": last}, {}, KEY, None)
     assert genotype.reduce[3] == (("max_pool_3x3", 0), ("max_pool_3x3", 4))
     assert genotype.normal[3] == (("max_pool_3x3", 0), ("max_pool_3x3", 1))
 
@@ -222,7 +226,7 @@ def test_derive_takes_the_heaviest_operation(factory: Callable, space: NASBench2
     method = factory(0.5)
     arch = moved(method, space)
     best = np.argmax(method.weights(space, arch)["cell"], axis=-1)
-    assert method.derive(space, arch, KEY, None) == Genotype(tuple(space.operations[i] for i in best))
+    assert method.derive(space, arch, {}, KEY, None) == Genotype(tuple(space.operations[i] for i in best))
 
 
 def test_gaea_is_sparser_than_darts_after_the_same_steps() -> None:

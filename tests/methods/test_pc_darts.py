@@ -85,7 +85,7 @@ def test_the_edges_of_a_node_are_a_softmax() -> None:
     method = pc_darts()
     logits = jnp.asarray(np.random.default_rng(0).normal(size=14), jnp.float32)
     arch = {**method.init(DARTS_SPACE, KEY), "reduce_edges": logits}
-    mixture = method.mixture(DARTS_SPACE, arch, KEY, 0, "joint")
+    mixture = method.mixture(DARTS_SPACE, arch, {}, KEY, 0, "joint")
     for node, values in zip(by_node(mixture.weights["reduce_edges"]), by_node(logits), strict=True):
         np.testing.assert_allclose(node, np.exp(values) / np.exp(values).sum(), rtol=1e-6)
     np.testing.assert_allclose(mixture.weights["normal"], jax.nn.softmax(arch["normal"]), rtol=1e-6)

@@ -6,6 +6,7 @@ import pytest
 
 from gaea_jax.errors import UsageError
 from gaea_jax.methods import random_search
+from gaea_jax.nets import Mixture
 from gaea_jax.spaces.darts import DARTS_NOZERO, DARTS_SPACE
 from gaea_jax.spaces.nas_bench_201 import NAS_BENCH_201, Genotype
 
@@ -18,7 +19,7 @@ def test_there_is_no_architecture_to_move() -> None:
     assert arch == {}
     optimizer = method.optimizer(NAS_BENCH_201)
     updates, _ = optimizer.update({}, optimizer.init(arch), arch)
-    assert updates == {} and method.regularizer(NAS_BENCH_201, arch) == 0
+    assert updates == {} and method.regularizer(NAS_BENCH_201, arch, Mixture(arch)) == 0
     chex.assert_trees_all_close(method.weights(NAS_BENCH_201, arch), {"cell": jnp.full((6, 5), 0.2)})
 
 
@@ -27,7 +28,7 @@ def test_paths_are_uniform_and_independent_of_each_other(phase: str) -> None:
     method = random_search()
 
     def path(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mixture = method.mixture(NAS_BENCH_201, {}, key, 0, phase)
+        mixture = method.mixture(NAS_BENCH_201, {}, {}, key, 0, phase)
         return mixture.weights["cell"], mixture.active["cell"]
 
     weights, active = jax.jit(jax.vmap(path))(jax.random.split(KEY, 4000))
@@ -40,7 +41,7 @@ def test_paths_are_uniform_and_independent_of_each_other(phase: str) -> None:
 
 
 def test_the_path_of_a_key_on_nas_bench_201_is_one_draw_of_options() -> None:
-    drawn = random_search().mixture(NAS_BENCH_201, {}, KEY, 0, "weights").active["cell"]
+    drawn = random_search().mixture(NAS_BENCH_201, {}, {}, KEY, 0, "weights").active["cell"]
     expected = jax.random.randint(jax.random.split(KEY, 1)[0], (6,), 0, 5)
     assert jnp.array_equal(jnp.argmax(drawn, axis=-1), expected)
 
@@ -48,7 +49,7 @@ def test_the_path_of_a_key_on_nas_bench_201_is_one_draw_of_options() -> None:
 @pytest.mark.parametrize("space", [DARTS_SPACE, DARTS_NOZERO])
 def test_paths_of_darts_are_genotypes_drawn_uniformly(space) -> None:
     draws = 20_000
-    paths = jax.jit(jax.vmap(lambda key: random_search().mixture(space, {}, key, 0, "weights").active))
+    paths = jax.jit(jax.vmap(lambda key: random_search().mixture(space, {}, {}, key, 0, "weights").active))
     drawn = {cell: np.asarray(table)[..., -7:] for cell, table in paths(jax.random.split(KEY, draws)).items()}
     assert list(drawn) == ["normal", "reduce"]
 
@@ -81,15 +82,15 @@ def test_derives_the_best_of_its_candidates() -> None:
         return float(genotype.cell.count("skip_connect"))
 
     method = random_search(candidates=30)
-    best = method.derive(NAS_BENCH_201, {}, KEY, evaluate)
+    best = method.derive(NAS_BENCH_201, {}, {}, KEY, evaluate)
     assert len(asked) == 30 and len(set(asked)) > 25
     assert evaluate(best) == max(map(evaluate, asked[:30])) > 1
-    assert method.derive(NAS_BENCH_201, {}, KEY, evaluate) == best
-    assert method.derive(NAS_BENCH_201, {}, jax.random.key(1), lambda genotype: 0.0) != asked[0]
+    assert method.derive(NAS_BENCH_201, {}, {}, KEY, evaluate) == best
+    assert method.derive(NAS_BENCH_201, {}, {}, jax.random.key(1), lambda genotype: 0.0) != asked[0]
 
 
 def test_errors() -> None:
     with pytest.raises(UsageError, match="candidates: must be 1 or more, not 0"):
         random_search(candidates=0)
     with pytest.raises(UsageError, match="objective: random search derives by accuracy on held-out images"):
-        random_search().derive(NAS_BENCH_201, {}, KEY, None)
+        random_search().derive(NAS_BENCH_201, {}, {}, KEY, None)

@@ -111,6 +111,13 @@ TRANSFORMS = {
         violation=lambda point: jnp.maximum(too_many(1)(point), jnp.max(jnp.abs(jnp.sum(point, -1) - 1))),
         rate=0.75,
     ),
+    "freeze_inactive": Case(
+        lambda rate: optim.freeze_inactive(optim.proximal(optax.sgd(rate, momentum=0.5), optim.box())),
+        start=DISTRIBUTION,
+        target=(-1.0, 0.25, 0.75, 2.0),
+        violation=off_box,
+        goal=lambda target: jnp.clip(target, 0, 1),
+    ),
     "project_onto_simplex": Case(lambda rate: optim.project_onto(optax.sgd(rate), simplex.project), **SIMPLEX),
     "search_optimizer": Case(
         lambda rate: optim.search_optimizer(

@@ -20,6 +20,10 @@ PENALTIES = {
     "l1": (optim.l1(0.5), lambda u: 0.5 * np.abs(u).sum(-1)),
     "nonnegative_l1": (optim.nonnegative_l1(0.5), lambda u: np.where(u >= 0, 0.5 * u, np.inf).sum(-1)),
     "cardinality": (optim.cardinality(2), lambda u: np.where((u != 0).sum(-1) <= 2, 0, np.inf)),
+    "one_hot_magnitude": (
+        optim.one_hot(keep="magnitude"),
+        lambda u: np.where(((u != 0).sum(-1) <= 1) & (u >= 0).all(-1) & (u <= 1).all(-1), 0, np.inf),
+    ),
     "one_hot": (
         optim.one_hot(),
         lambda u: np.where(((u == 1).sum(-1) == 1) & ((u == 0).sum(-1) == u.shape[-1] - 1), 0, np.inf),
@@ -56,6 +60,46 @@ def test_operators_on_known_points():
         optim.cardinality(1, axis=0)(jnp.array([[1.0, 2.0], [3.0, 1.0]]), 1.0), [[0, 2], [3, 0]]
     )
     np.testing.assert_array_equal(optim.one_hot(axis=0)(jnp.array([[1.0, 2.0], [3.0, 1.0]]), 1.0), [[0, 1], [1, 0]])
+
+
+def test_the_intersection_of_the_box_and_the_single_entries():
+    """Clipping before or after the largest magnitude is taken would fail on the first two."""
+    magnitude, one = (optim.one_hot(keep=keep) for keep in ("magnitude", "one"))
+    for point, nearest in (
+        ([-0.9, 0.5], [0, 0.5]),
+        ([1.5, 1.2], [1, 0]),
+        ([0.2, 0.7, 0.1], [0, 0.7, 0]),
+        ([-0.5, -0.25], [0, 0]),
+    ):
+        np.testing.assert_array_equal(magnitude(jnp.array(point), 1.0), jnp.array(nearest, jnp.float32))
+    np.testing.assert_array_equal(one(jnp.array([0.2, 0.7, 0.1]), 1.0), [0, 1, 0])
+    np.testing.assert_allclose(optim.box()(jnp.array([-0.2, 0.4, 1.3]), 1.0), [0, 0.4, 1])
+    clipped = optim.cardinality(1)(optim.box()(jnp.array([1.5, 1.2]), 1.0), 1.0)
+    assert clipped.tolist() == [1, 0]  # by the luck of the tie
+
+
+def test_rows_compete_within_their_segment():
+    segments = (2, 2, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 5)
+    found = optim.one_hot_rows(2, segments=segments)(jnp.full((14, 8), 0.5), 1.0)
+    assert np.argwhere(found).tolist() == [[row, 0] for row in (0, 1, 2, 3, 5, 6, 9, 10)]
+    rows = jnp.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.85]])
+    np.testing.assert_array_equal(optim.one_hot_rows(2)(rows, 1.0), [[0, 1], [0, 0], [0, 1]])
+    kept = optim.one_hot_rows(1, segments=(0, 0, 1), keep="magnitude")(rows, 1.0)
+    np.testing.assert_array_equal(kept, np.where([[0, 1], [0, 0], [0, 1]], rows, 0))
+
+
+def test_a_preferred_entry_wins_a_tie_and_only_a_tie():
+    rows = jnp.array([[1.0, 0.5, 1.0], [1.0, 1.0, 0.0], [0.25, 0.5, 0.5]])
+    prefer = np.array([[False, True, True], [False, True, False], [False, False, True]])
+    expected = np.array([[0, 0, 1], [0, 1, 0], [0, 0, 1]])
+    np.testing.assert_array_equal(optim.one_hot(prefer=prefer)(rows, 1.0), expected)
+    np.testing.assert_array_equal(optim.one_hot()(rows, 1.0).argmax(1), [0, 0, 1])
+    np.testing.assert_array_equal(
+        optim.one_hot_rows(1, prefer=np.arange(9).reshape(3, 3) == 4)(rows, 1.0).nonzero(), [[1], [1]]
+    )
+    np.testing.assert_array_equal(optim.one_hot_rows(1)(rows, 1.0).nonzero(), [[0], [0]])
+    with pytest.raises(ValueError, match="preferred: has shape"):
+        optim.one_hot(prefer=prefer[:2])(rows, 1.0)
 
 
 def test_proximal_gradient_solves_a_lasso():
@@ -119,6 +163,10 @@ def test_project_onto_takes_segments_and_whole_leaf_projections():
         (lambda: optim.l1(-1.0), "l1: strength must not be negative"),
         (lambda: optim.nonnegative_l1(-1.0), "nonnegative_l1: strength must not be negative"),
         (lambda: optim.cardinality(0), "cardinality: k must be at least 1"),
+        (lambda: optim.one_hot(keep="two"), "one_hot: keep must be 'one' or 'magnitude', got 'two'"),
+        (lambda: optim.one_hot_rows(0), "one_hot_rows: k must be at least 1"),
+        (lambda: optim.one_hot_rows(2, keep="all"), "one_hot_rows: keep must be"),
+        (lambda: optim.one_hot_rows(2)(jnp.ones(3), 1.0), r"one_hot_rows: wants a table \[rows, entries\]"),
     ],
 )
 def test_operators_refuse_what_makes_no_sense(make, message):

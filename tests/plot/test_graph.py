@@ -120,8 +120,9 @@ def test_no_label_of_a_graph_meets_another_a_line_or_the_border(tmp_path_factory
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_cells_are_readable(tmp_path, name):
-    options = DARTS.choices["normal"].options
-    for nodes, edges in DARTS.graphs(PUBLISHED[name]).values():
+    space = get_space(PUBLISHED[name].space)
+    for cell, (nodes, edges) in space.graphs(PUBLISHED[name]).items():
+        options = space.choices[cell].options
         figure = plot.draw_graph(nodes, edges, tmp_path / "a.png", name, options)
         assert texts_overlap(figure) == [] and lines_through_labels(figure) == []
         [axes] = figure.axes

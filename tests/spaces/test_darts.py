@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from gaea_jax.errors import UsageError
 from gaea_jax.spaces import Graph, derive, get_space
-from gaea_jax.spaces.darts import DARTS, DARTS_NOZERO, DARTS_SPACE, EDGES, NODES, OPERATIONS, Genotype
-from gaea_jax.spaces.published import GAEA_PC_DARTS_CIFAR10, PUBLISHED
+from gaea_jax.spaces.darts import DARTS, DARTS_NOZERO, DARTS_SPACE, EDGES, NASP_SPACE, NODES, OPERATIONS, Genotype
+from gaea_jax.spaces.published import GAEA_PC_DARTS_CIFAR10, NASP, PUBLISHED
 
 SPACES = [DARTS_SPACE, DARTS_NOZERO]
 NONE, MAX, AVG, SKIP, SEP3, SEP5, DIL3, DIL5 = OPERATIONS
@@ -80,6 +80,28 @@ def test_the_count_is_that_of_the_spec(space: DARTS) -> None:
     assert space.count() == 1_037_664_180**2
 
 
+def test_the_cells_of_nasp_have_operations_of_their_own() -> None:
+    assert NASP_SPACE.count() == 3_019_898_880 * 70_312_500
+    assert len({*NASP_SPACE.options("normal"), *NASP_SPACE.options("reduce")}) == 12
+    shapes = {name: choice.shape for name, choice in NASP_SPACE.choices.items() if choice.kind == "op"}
+    assert shapes == {"normal": (14, 8), "reduce": (14, 5)}
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        genotype = NASP_SPACE.random(rng)
+        for cell in CELLS:
+            assert {name for name, _ in itertools.chain(*getattr(genotype, cell))} <= {*NASP_SPACE.options(cell)}
+        child = NASP_SPACE.mutate(genotype, rng)
+        for one in (genotype, child):
+            assert NASP_SPACE.decode(NASP_SPACE.encode(one)) == NASP_SPACE.parse(str(one)) == one
+    nodes = ((("conv 3x3", 0),), (), (), ())
+    assert str(Genotype(nodes, EMPTY)).startswith('{"space": "nasp", ')
+    assert NASP_SPACE.parse(str(Genotype(nodes, EMPTY))) == Genotype(nodes, EMPTY)
+    with pytest.raises(UsageError, match=r"^genotype: reduce, node 2, input 0: operation 'conv 3x3' is not in nasp"):
+        NASP_SPACE.check(Genotype(EMPTY, nodes))
+    with pytest.raises(UsageError, match=r"^reduce_operations: wants two or more of"):
+        DARTS("mine", (SKIP, SEP3), (SKIP,))
+
+
 def test_the_count_is_that_of_all_cells_of_a_small_space() -> None:
     space = DARTS("mine", (NONE, SKIP, SEP3))
     found = [
@@ -89,7 +111,7 @@ def test_the_count_is_that_of_all_cells_of_a_small_space() -> None:
     assert space.count() == math.prod(found) ** 2
 
 
-@pytest.mark.parametrize("operations", [(SEP3,), (NONE, SEP3), (SEP3, SKIP), (SKIP, SEP3, NONE), (SKIP, "conv"), ()])
+@pytest.mark.parametrize("operations", [(SEP3,), (NONE, SEP3), (SEP3, SEP3), (SKIP, SEP3, NONE), (SKIP, "conv"), ()])
 def test_a_space_of_wrong_operations_is_refused(operations: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match=r"^operations: wants two or more of max_pool_3x3, "):
         DARTS("mine", operations)
@@ -311,8 +333,9 @@ def test_mutations_of_other_numbers_of_inputs() -> None:
 
 
 @pytest.mark.parametrize("genotype", PUBLISHED.values(), ids=PUBLISHED)
-def test_published_cells_are_of_both_spaces(genotype: Genotype) -> None:
-    for space in SPACES:
+def test_published_cells_are_of_their_spaces(genotype: Genotype) -> None:
+    assert get_space(genotype.space) is (NASP_SPACE if genotype is NASP else DARTS_SPACE)
+    for space in (NASP_SPACE,) if genotype is NASP else SPACES:
         assert space.parse(str(genotype)) == genotype == space.decode(space.encode(genotype))
 
 

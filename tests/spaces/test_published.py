@@ -16,6 +16,9 @@ OPERATIONS = {
     "sep5": "sep_conv_5x5",
     "dil3": "dil_conv_3x3",
     "dil5": "dil_conv_5x5",
+    "flat": "conv_3x1_1x3",
+    "conv3": "conv 3x3",
+    "max5": "max_pool_5x5",
 }
 
 # The pairs of the published texts, in their order: the normal cell, then the reduction cell.
@@ -48,6 +51,10 @@ PAIRS = {
         "skip 1 skip 0 sep3 2 sep3 1 sep5 2 sep3 0 sep5 3 sep5 2",
         "max 1 sep3 0 sep5 1 dil5 2 sep3 1 sep3 3 sep5 1 max 2",
     ),
+    "NASP": (
+        "flat 0 conv3 1 dil3 2 conv3 1 dil3 2 conv3 0 skip 0 dil3 3",
+        "max 0 max 1 skip 2 max5 1 skip 2 skip 3 skip 0 skip 1",
+    ),
 }
 
 
@@ -70,13 +77,19 @@ def test_the_table_has_every_constant() -> None:
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_the_published_texts_are_these_genotypes(name: str) -> None:
-    assert get_space("darts").parse(published_text(name)) == published.PUBLISHED[name]
+    genotype = published.PUBLISHED[name]
+    assert get_space(genotype.space).parse(published_text(name)) == genotype
 
 
 @pytest.mark.parametrize("space", ["darts", "darts_nozero"])
 def test_a_name_is_a_genotype(space: str) -> None:
+    assert get_space("nasp").parse("nasp") == published.NASP
+    with pytest.raises(UsageError, match="operation 'conv_3x1_1x3' is not in darts"):
+        get_space(space).parse("NASP")
     parse = get_space(space).parse
     for name, genotype in published.PUBLISHED.items():
+        if genotype.space == "nasp":
+            continue
         assert parse(name) == parse(f" {name.lower()}\n") == parse(name.replace("_", "")) == genotype
     assert parse("GAEA_PCDARTS_CIFAR10") == published.GAEA_PC_DARTS_CIFAR10
     assert parse("PC_DARTS_cifar") == published.PC_DARTS_CIFAR

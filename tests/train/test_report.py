@@ -24,7 +24,7 @@ LOGITS = [gdas, pc_darts]
 
 
 def state_of(arch: Arch) -> SearchState:
-    return SearchState(jnp.int32(6), {"weights": {}, "arch": arch}, {}, (), KEY)
+    return SearchState(jnp.int32(6), {"weights": {}, "arch": arch}, {}, (), {}, KEY)
 
 
 def favouring(factory: Callable) -> Arch:
@@ -95,7 +95,7 @@ def test_the_supernet_is_evaluated_under_the_mixture_and_under_the_derived_cell(
     }
     assert text.endswith("valid 11.0 %, derived 12.0 %  skip_connect 38%")
     for mixture, derived in (batch.asked, running.asked):
-        chex.assert_trees_all_equal(mixture, method.mixture(DARTS_SPACE, arch, KEY, 0, "eval"))
+        chex.assert_trees_all_equal(mixture, method.mixture(DARTS_SPACE, arch, {}, KEY, 0, "eval"))
         # The same tables, so that nothing is compiled for it; an edge weighs 1 if it is kept.
         chex.assert_trees_all_equal_shapes_and_dtypes(derived, mixture)
         for name, kept in DARTS_SPACE.encode(CELL).items():

@@ -9,10 +9,11 @@ import pytest
 from flax import linen as nn
 
 from gaea_jax.errors import UsageError
-from gaea_jax.methods import darts, gaea, random_search
-from gaea_jax.nets import Mixture
-from gaea_jax.optim import search_optimizer
+from gaea_jax.methods import darts, gaea, nasp, random_search
+from gaea_jax.nets import Mixture, active_parameters, supernet
+from gaea_jax.optim import freeze_inactive, search_optimizer
 from gaea_jax.spaces import get_space
+from gaea_jax.spaces.nas_bench_201 import NASBench201
 from gaea_jax.train import SearchState, accuracy, cross_entropy, make_search_step
 from gaea_jax.train.recipe import sgd
 
@@ -147,6 +148,74 @@ def test_the_clip_of_the_weights_does_not_see_the_gradient_of_the_architecture(t
     np.testing.assert_allclose(optax.tree.norm(change), 0.5 * 1e-2, rtol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def lazy(tiny):
+    """NASP at weights that select an operation an edge, and its state."""
+    method = nasp(0.4, weight_decay=0.1)
+    tiny = tiny._replace(method=method)
+    start = {"cell": jax.random.uniform(jax.random.key(0), (6, 4))}
+    state = SearchState.create(tiny.net, SPACE, method, tiny.tx, IMAGE, jax.random.key(0))
+    params = {**state.params, "arch": start}
+    return tiny, state.replace(params=params, memory=method.remember(SPACE, start, {}))
+
+
+def test_a_step_of_nasp_is_lazy_and_its_weights_see_the_new_network(lazy, batch):
+    """Architecture at the discrete point of the old weights, box, then the weights at that of the new ones."""
+    tiny, state = lazy
+    start, weights = state.params["arch"]["cell"], state.params["weights"]
+    after, metrics = jax.jit(tiny.step(order="alternating"))(state, batch)
+
+    def value(weights, table, collections, name):
+        params = {"weights": weights, "arch": {"cell": table}}
+        return loss(tiny.net, params, collections, batch[name])
+
+    def discrete(table):
+        return jax.nn.one_hot(table.argmax(axis=1), 4)
+
+    grad, collections = jax.grad(value, argnums=1, has_aux=True)(weights, discrete(start), state.collections, "arch")
+    adam = optax.adam(0.4, b1=0.5)
+    update, _ = adam.update(grad + 0.1 * start, adam.init(start))
+    moved = jnp.clip(start + update, 0, 1)
+    chex.assert_trees_all_close(after.params["arch"]["cell"], moved, atol=1e-6)
+    grads, _ = jax.grad(value, has_aux=True)(weights, discrete(moved), collections, "weights")
+    chex.assert_trees_all_close(after.params["weights"], descended(weights, grads), atol=1e-5)
+    changed = np.sum(np.asarray(discrete(moved) != discrete(start)).any(axis=1))
+    assert changed > 0 and float(metrics["changed_edges"]) == changed
+    chex.assert_trees_all_equal(after.memory["cell"], discrete(moved).astype(bool))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_optimiser_is_told_which_weights_take_part(order):
+    """One operation an edge has run; of the others decay and momentum move the weights, or nothing does."""
+    space = NASBench201("tiny", ("none", "nor_conv_1x1", "avg_pool_3x3"))
+    net = supernet(space, channels=4, cells=1, num_classes=3)
+    method = nasp(1e-6, init_noise=0.2)
+    inner = sgd(0.1, momentum=0.9, weight_decay=0.1)
+    batch = (jax.random.normal(jax.random.key(1), (4, 8, 8, 3)), jnp.arange(4) % 3)
+    idle, found = None, {}
+    for masks in (False, True):
+        tx = search_optimizer(weights=freeze_inactive(inner) if masks else inner, arch=method.optimizer(space))
+        state = SearchState.create(net, space, method, tx, (8, 8, 3), jax.random.key(1))
+        # Momentum from before.
+        state = state.replace(opt_state=optax.tree.map_params(tx, lambda leaf: leaf + 1, state.opt_state))
+        step = make_search_step(net, space, method, tx, order=order, masks=masks)
+        found[masks] = state, jax.jit(step)(state, {"weights": batch, "arch": batch})[0]
+        active = active_parameters(space, state.params["weights"], state.memory)
+        idle = jax.tree.map(lambda mask: not np.all(mask), active)
+    assert 0 < sum(jax.tree.leaves(idle)) < 18
+
+    def parts(state):
+        return state.params["weights"], optax.tree.get(state.opt_state.weights, "trace")
+
+    for masks, (before, after) in found.items():
+        for old, new in zip(parts(before), parts(after), strict=True):
+            same = jax.tree.map(np.array_equal, old, new)
+            assert same == jax.tree.map(lambda rests, masks=masks: rests and masks, idle)
+    # What took part moved alike.
+    for decayed, frozen in zip(parts(found[False][1]), parts(found[True][1]), strict=True):
+        assert jax.tree.map(np.array_equal, decayed, frozen) == jax.tree.map(lambda rests: not rests, idle)
+
+
 def test_a_gradient_that_is_not_used_is_not_computed(tiny, batch):
     def products(order):
         return str(jax.make_jaxpr(tiny.step(order=order))(tiny.state(), batch)).count(" dot_general[")
@@ -226,7 +295,7 @@ def test_a_method_without_an_architecture_makes_no_pass_for_it(tiny, batch):
 def test_every_step_and_phase_has_a_sample_of_its_own(tiny, batch):
     seen = []
 
-    def mixture(space, arch, key, step, phase):
+    def mixture(space, arch, memory, key, step, phase):
         seen.append((phase, jax.random.key_data(key)))
         return Mixture(arch)
 

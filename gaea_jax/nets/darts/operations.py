@@ -5,7 +5,7 @@ that leave a node start from the same features, so what they compute is a stack 
 rectifying, padding and pooling are done once, and m small operations are one large one, with the same result.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from gaea_jax.nets.lowering import depthwise, max_pool, pointwise, scale
+from gaea_jax.nets.lowering import conv_general_dilated, depthwise, max_pool, pointwise, scale
 from gaea_jax.nets.ops import KERNEL_INIT, BatchNorm, avg_pool, normalise, symmetric_uniform
 
 Arrays = Mapping[str, jax.Array]
@@ -24,8 +24,19 @@ SEPARABLE = {
     "sep_conv_5x5": (5, 1, 2),
     "dil_conv_3x3": (3, 2, 1),
     "dil_conv_5x5": (5, 2, 1),
+    "sep_3x3": (3, 1, 2),
+    "sep_5x5": (5, 1, 2),
+    "sep_7x7": (7, 1, 2),
 }
-POOLS: dict[str, Callable[[jax.Array, int, int], jax.Array]] = {"max_pool_3x3": max_pool, "avg_pool_3x3": avg_pool}
+# Operation to the windows of its convolutions, of which a side of 1 has no stride, unless both are 1.
+CONVOLUTIONS = {"conv 1x1": ((1, 1),), "conv 3x3": ((3, 3),), "conv_3x1_1x3": ((1, 3), (3, 1))}
+# Operation to what it computes, and the side of its window.
+POOLS: dict[str, tuple[Callable[[jax.Array, int, int], jax.Array], int]] = {
+    "max_pool_3x3": (max_pool, 3),
+    "max_pool_5x5": (max_pool, 5),
+    "max_pool_7x7": (max_pool, 7),
+    "avg_pool_3x3": (avg_pool, 3),
+}
 
 
 class Kind(NamedTuple):
@@ -71,6 +82,10 @@ class Operation(nn.Module):
                 shape = (m, side, side, c)
                 params[f"depthwise_{number}"] = self.param(f"depthwise_{number}", symmetric_uniform(1 / side), shape)
                 params[f"pointwise_{number}"] = self.param(f"pointwise_{number}", kernel_init, (m, c, c))
+        elif kind.operation in CONVOLUTIONS:
+            norms = 1
+            for number, window in enumerate(CONVOLUTIONS[kind.operation]):
+                params[f"kernel_{number}"] = self.param(f"kernel_{number}", kernel_init, (m, *window, c, c))
         elif kind.operation in POOLS:
             norms = int(kind.norm_pools)
         elif kind.stride == 2:
@@ -141,8 +156,15 @@ def apply(
             stack = depthwise(nn.relu(stack), spatial, 1 if number else kind.stride, dilation)
             stack = norm(number, pointwise(stack, across), weights if number == times - 1 else None)
         return stack, new
+    if kind.operation in CONVOLUTIONS:
+        stack = nn.relu(stack)
+        for number, window in enumerate(CONVOLUTIONS[kind.operation]):
+            strides = [kind.stride if side > 1 or max(window) == 1 else 1 for side in window]
+            stack = convolved(stack, params[f"kernel_{number}"].astype(kind.dtype), strides)
+        return norm(0, stack, weights), new
     if kind.operation in POOLS:
-        stack = POOLS[kind.operation](stack[0], 3, kind.stride)[None]
+        pool, side = POOLS[kind.operation]
+        stack = pool(stack[0], side, kind.stride)[None]
         if kind.norm_pools:
             return norm(0, stack, weights), new
     elif kind.stride == 2:
@@ -151,6 +173,29 @@ def apply(
     shape = edges, stack.shape[-1]
     factor = jnp.broadcast_to((jnp.ones(edges) if weights is None else weights)[:, None], shape)
     return scale(stack, jnp.zeros(shape[1:], kind.dtype)[None], factor.astype(kind.dtype)), new
+
+
+def convolved(x: jax.Array, kernels: jax.Array, strides: Sequence[int]) -> jax.Array:
+    """Dense convolutions of a stack, padded so that a stride of 1 keeps the size.
+
+    Args:
+      x: features [m, B, H, W, C], or [1, B, H, W, C] where the whole stack starts from the same.
+      kernels: [m, h, w, C, D] with h and w odd, of the dtype of the features.
+      strides: in both directions.
+
+    Returns:
+      [m, B, ceil(H / stride), ceil(W / stride), D].
+    """
+    m, *window, _, _ = kernels.shape
+    if window == [1, 1]:
+        return pointwise(x[:, :, :: strides[0], :: strides[1]], kernels[:, 0, 0])
+    padding = [(side // 2, side // 2) for side in window]
+    return jnp.stack(
+        [
+            conv_general_dilated(features, kernel, strides, padding)
+            for features, kernel in zip(jnp.broadcast_to(x, (m, *x.shape[1:])), kernels, strict=True)
+        ]
+    )
 
 
 def factorized(x: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:

@@ -181,7 +181,8 @@ class DARTSSupernet(nn.Module):
             check_tables({name: choices[name] for name in CELLS}, mixture.active, "mixture")
 
         def cell(before: jax.Array, last: jax.Array, place: Place) -> jax.Array:
-            mixed = MixedCell(self.space.operations, place, self.partial, self.dtype, name=f"cell_{place.number}")
+            kind = CELLS[place.reduction]
+            mixed = MixedCell(self.space.options(kind), place, self.partial, self.dtype, name=f"cell_{place.number}")
             return mixed(before, last, mixture, train)
 
         return skeleton(

@@ -47,6 +47,12 @@ def test_sizes_of_the_published_networks(
     assert with_head - parameters == HEADS[fields["stem"]]
 
 
+def test_the_size_of_the_network_of_nasp() -> None:
+    genotype = PUBLISHED["NASP"]
+    net = network(get_space(genotype.space), genotype, channels=36, cells=20, num_classes=10)
+    assert count(net, (32, 32, 3)).parameters == 7_363_486
+
+
 def test_the_multiply_adds_of_a_network_that_is_known_to_four_digits() -> None:
     fields, side = IMAGENET
     net = network(SPACE, PUBLISHED["PC_DARTS_IMAGE"], **fields)

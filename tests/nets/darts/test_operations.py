@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 from gaea_jax.nets.darts.operations import Kind, Operation, drop_path, shuffle
-from gaea_jax.spaces.darts import OPERATIONS
+from gaea_jax.spaces.darts import KNOWN
 
 EPSILON = 1e-5
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -43,11 +43,20 @@ def written_out(operation: str, x: jax.Array, params: Any, statistics: Any, stri
             convolve(x[:, 1:, 1:], params["second"][None, None], 2),
         ]
         return normed(0, jnp.concatenate(halves, -1))
-    if operation == "max_pool_3x3":
-        return normed(0, nn.max_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1))))
+    if operation.startswith("max_pool"):
+        side = int(operation[-1])
+        pad = (side // 2, side // 2)
+        return normed(0, nn.max_pool(x, (side, side), (stride, stride), (pad, pad)))
     if operation == "avg_pool_3x3":
         return normed(0, nn.avg_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1)), count_include_pad=False))
-    kind, _, size = operation.split("_")
+    if operation == "conv_3x1_1x3":
+        x = nn.relu(x)
+        for number, (pads, strides) in enumerate(((((0, 0), (1, 1)), (1, stride)), (((1, 1), (0, 0)), (stride, 1)))):
+            x = jax.lax.conv_general_dilated(x, params[f"kernel_{number}"], strides, pads, dimension_numbers=LAYOUT)
+        return normed(0, x)
+    if operation.startswith("conv "):
+        return normed(0, convolve(nn.relu(x), params["kernel_0"], stride))
+    kind, size = operation.split("_")[0], operation.split("_")[-1]
     for number in range(2 if kind == "sep" else 1):
         spatial = params[f"depthwise_{number}"][:, :, None]
         assert spatial.shape[0] == int(size[0])
@@ -57,7 +66,7 @@ def written_out(operation: str, x: jax.Array, params: Any, statistics: Any, stri
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("operation", OPERATIONS[1:])
+@pytest.mark.parametrize("operation", KNOWN[1:])
 def test_edges_of_a_node_compute_what_each_computes_alone(draw: Any, operation: str, stride: int) -> None:
     affine = stride == 1 and "pool" not in operation  # the specification has affine pooling nowhere
     kind = Kind(operation, 4, stride, affine, norm_pools=True, dtype=jnp.float32)

@@ -8,7 +8,7 @@ from flax import linen as nn
 from gaea_jax.nets import Mixture, network, supernet
 from gaea_jax.nets.darts.operations import Kind, Operation
 from gaea_jax.spaces import get_space
-from gaea_jax.spaces.darts import OPERATIONS
+from gaea_jax.spaces.darts import KNOWN
 from gaea_jax.spaces.published import GAEA_PC_DARTS_CIFAR10
 
 SPACE = get_space("darts")
@@ -71,6 +71,13 @@ def test_shapes_of_the_network_for_imagenet() -> None:
         ("sep_conv_5x5", 1, 1312, 4536),
         ("dil_conv_3x3", 1, 400, 1692),
         ("dil_conv_5x5", 1, 656, 2268),
+        ("sep_3x3", 1, 800, 3384),
+        ("sep_5x5", 1, 1312, 4536),
+        ("sep_7x7", 1, 2080, 6264),
+        ("conv_3x1_1x3", 1, 1536, 7848),
+        ("conv 1x1", 1, 256, 1368),
+        ("conv 3x3", 2, 2304, 11736),
+        ("max_pool_7x7", 2, 0, 0),
         ("skip_connect", 2, 256, 1368),
         ("skip_connect", 1, 0, 0),
         ("max_pool_3x3", 1, 0, 0),
@@ -78,7 +85,7 @@ def test_shapes_of_the_network_for_imagenet() -> None:
     ],
 )
 def test_parameters_of_an_operation(operation: str, stride: int, in_a_supernet: int, in_a_network: int) -> None:
-    assert operation in OPERATIONS
+    assert operation in KNOWN
     for features, affine, expected in ((16, False, in_a_supernet), (36, True, in_a_network)):
         kind = Kind(operation, features, stride, affine=affine, norm_pools=not affine, dtype=jnp.float32)
         images = jnp.zeros((1, 8, 8, features))

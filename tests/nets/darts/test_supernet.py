@@ -47,6 +47,7 @@ def run(module: MixedCell, variables: Any, mixed: Mixture) -> jax.Array:
         ("darts", 4, "cifar", 10, 32, 299_578, 56_596_992),
         ("darts_nozero", 4, "cifar", 10, 32, 299_578, 56_596_992),
         ("darts", 2, "imagenet", 1000, 224, 956_512, None),
+        ("nasp", 1, "cifar", 10, 32, 4_151_354, None),
     ],
 )
 def test_sizes_of_the_published_supernets(
