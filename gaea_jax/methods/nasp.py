@@ -51,7 +51,8 @@ def nasp(
         derives, which ranks the edges of a node by the largest softmax of their weights and may name others.
 
     Returns:
-      The `Method`. Its ``weights`` are the continuous ones divided by the sum of their row; it remembers the selection.
+      The `Method`. Its ``weights`` are the continuous ones divided by the sum of their row, alike where that is 0; it
+      remembers the selection.
 
     Raises:
       UsageError: on ``keep``, ``tie`` or ``genotype_rule``, if it is unknown; on ``complexity_weight``,
@@ -82,6 +83,11 @@ def nasp(
         noise = {name: jax.random.normal(k, choice.shape) for k, (name, choice) in zip(keys, choices, strict=True)}
         return {name: jnp.clip(0.5 + init_noise * table, 0, 1) for name, table in noise.items()}
 
+    def weights(space: Space, arch: Arch) -> Tables:
+        # The box has rows of zeros, which prefer nothing.
+        rows = {name: jnp.where(jnp.any(table > 0, axis=-1, keepdims=True), table, 1) for name, table in arch.items()}
+        return {name: simplex.normalise(table) for name, table in rows.items()}
+
     def select(space: Space, arch: Arch, memory: Memory) -> Tables:
         if tie == "sticky" and memory:
             arch = {name: simplex.break_ties(table, memory[name]) for name, table in arch.items()}
@@ -91,12 +97,12 @@ def nasp(
         space: Space, arch: Arch, memory: Memory, key: jax.Array, step: jax.typing.ArrayLike, phase: str
     ) -> Mixture:
         active = select(space, arch, memory)
-        weights = {}
+        point = {}
         for name, table in arch.items():
             value = jnp.where(active[name], 1.0 if keep == "one" else table, 0.0)
             # The value of the discrete point, the gradient of the continuous one.
-            weights[name] = jax.lax.stop_gradient(value) + (table - jax.lax.stop_gradient(table))
-        return Mixture(weights, active, "skip" if phase == "eval" else "probe")
+            point[name] = jax.lax.stop_gradient(value) + (table - jax.lax.stop_gradient(table))
+        return Mixture(point, active, "skip" if phase == "eval" else "probe")
 
     def regularizer(space: Space, arch: Arch, mixture: Mixture) -> jax.Array:
         if not complexity_weight:
@@ -112,7 +118,7 @@ def nasp(
     adam = optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(learning_rate, b1=0.5))
     return Method(
         init=init,
-        weights=lambda space, arch: {name: simplex.normalise(table) for name, table in arch.items()},
+        weights=weights,
         mixture=mixture,
         regularizer=regularizer,
         optimizer=lambda space: clipped(proximal(adam, box()), clip_norm),

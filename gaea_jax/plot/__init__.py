@@ -7,7 +7,7 @@ last whole picture.
 
 from gaea_jax.plot.canvas import COLOURS, FAINT
 from gaea_jax.plot.comparison import Panel, comparison
-from gaea_jax.plot.curves import entropy_curve, mixture_heatmap, training_curves, truth_curve
+from gaea_jax.plot.curves import changes_curve, entropy_curve, mixture_heatmap, training_curves, truth_curve
 from gaea_jax.plot.discretisation import discretisation
 from gaea_jax.plot.dot import write_dot
 from gaea_jax.plot.graph import RADIUS, draw_graph
@@ -18,6 +18,7 @@ __all__ = [
     "FAINT",
     "RADIUS",
     "Panel",
+    "changes_curve",
     "comparison",
     "discretisation",
     "draw_graph",

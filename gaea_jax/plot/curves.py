@@ -144,6 +144,31 @@ def mixture_heatmap(records: Records, choices: Mapping[str, Choice], path: str |
     return save(figure, path)
 
 
+def changes_curve(records: Records, path: str | os.PathLike[str]) -> Figure:
+    """Draws how often a search whose network is always a discrete one changes it.
+
+    Args:
+      records: reports in order; those with ``changed_edges`` (a step, mean since the report before), ``step`` and
+        ``epoch`` are drawn.
+      path: the PNG to write; its folder is made if it is absent.
+
+    Returns:
+      The figure as written: changes of the operation of an edge in an epoch, over the steps.
+
+    Raises:
+      UsageError: no report tells of changes.
+    """
+    known = [record for record in records if "changed_edges" in record]
+    require(known, "a number of changed edges")
+    figure, (axes,) = _panels(known, 1)
+    steps, changes = series(known, "changed_edges")
+    epochs = [change * record["step"] / record["epoch"] for change, record in zip(changes, known, strict=True)]
+    axes.plot(steps, epochs, color=COLOURS[0], **marker(steps))
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("changed edges an epoch")
+    return save(figure, path)
+
+
 def truth_curve(records: Records, path: str | os.PathLike[str]) -> Figure:
     """Draws the tabulated test accuracy of the derived cell over the steps of a search, one panel a data set.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gaea_jax.errors import UsageError
 from gaea_jax.plot.canvas import Records
-from gaea_jax.plot.curves import entropy_curve, mixture_heatmap, training_curves, truth_curve
+from gaea_jax.plot.curves import changes_curve, entropy_curve, mixture_heatmap, training_curves, truth_curve
 from gaea_jax.plot.discretisation import discretisation
 from gaea_jax.plot.dot import write_dot
 from gaea_jax.plot.graph import draw_graph
@@ -16,15 +16,15 @@ from gaea_jax.spaces.base import Choice, Graph
 def search_plots(
     records: Records, choices: Mapping[str, Choice], graphs: Mapping[str, Graph], folder: str | os.PathLike[str]
 ) -> list[pathlib.Path]:
-    """Writes every picture of a search: curves, entropy, mixture, derived cells, and, if known, drop and truth.
+    """Writes every picture of a search: curves, entropy, mixture, derived cells, and what else is known.
 
     Args:
       records: the reports of a search, in order.
       choices: the choices of the space by name.
       graphs: the derived cells by name.
-      folder: gets ``loss_accuracy.png``, ``entropy.png`` and ``mixture.png``; ``discretisation.png`` and ``truth.png``
-        where the reports have what they show; and for each cell a PNG and a Graphviz file of its name, such as
-        ``normal.png`` and ``normal.dot``.
+      folder: gets ``loss_accuracy.png``, ``entropy.png`` and ``mixture.png``; ``discretisation.png``, ``changes.png``
+        and ``truth.png`` where the reports have what they show; and for each cell a PNG and a Graphviz file of its
+        name, such as ``normal.png`` and ``normal.dot``.
 
     Returns:
       The files written.
@@ -50,6 +50,9 @@ def search_plots(
     if any("derived_accuracy" in record for record in records):
         discretisation(records, choices, folder / "discretisation.png")
         names.append("discretisation.png")
+    if any("changed_edges" in record for record in records):
+        changes_curve(records, folder / "changes.png")
+        names.append("changes.png")
     if any("table" in record for record in records):
         truth_curve(records, folder / "truth.png")
         names.append("truth.png")

@@ -65,8 +65,9 @@ def make_report(
         "mixture": {name: table.tolist() for name, table in weights.items()},
         "genotype": str(genotype),
     }
+    changes = f"  {means['changed_edges'] * steps_per_epoch:.1f} changes an epoch" if "changed_edges" in means else ""
     nats = operation_entropy(space.choices, record["entropy"])
-    text = f"loss {means['loss']:.3f}  acc {means['accuracy']:.1f} %  entropy {nats:.3f} nats"
+    text = f"loss {means['loss']:.3f}  acc {means['accuracy']:.1f} %  entropy {nats:.3f} nats{changes}"
     if accuracies:
         discrete = Mixture.derived(space.encode(genotype))
         learns = bool(jax.tree.leaves(arch))

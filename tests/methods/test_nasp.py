@@ -81,6 +81,16 @@ def test_two_edges_of_a_node_run_an_operation_each(pair: tuple[np.ndarray, np.nd
         assert method.derive(NASP_SPACE, found.weights, {}, KEY, None) == method.derive(NASP_SPACE, arch, {}, KEY, None)
 
 
+def test_weights_are_points_of_the_simplex_even_for_a_row_of_zeros() -> None:
+    arch = still(0.0)
+    arch["normal"] = arch["normal"].at[0].set(0.5).at[1, 2].set(1e-30)
+    found = nasp().weights(NASP_SPACE, arch)
+    expected = np.full((14, 8), 1 / 8)
+    expected[1] = np.eye(8)[2]
+    chex.assert_trees_all_close(found["normal"], expected.astype(np.float32))
+    chex.assert_trees_all_close(found["reduce"], np.full((14, 5), 0.2, np.float32))
+
+
 def test_every_edge_of_nas_bench_201_runs_one_operation() -> None:
     for space in (NAS_BENCH_201, NAS_BENCH_201_NOZERO):
         arch = {"cell": jax.random.uniform(KEY, space.choices["cell"].shape)}

@@ -194,12 +194,22 @@ def test_truth_has_a_panel_a_data_set_with_its_oracle(tmp_path, search_records):
     assert panels[0].get_title(loc="right") == "last derived cell: 90.00 %, rank 1,812"
 
 
+def test_changes_are_those_of_an_epoch(tmp_path):
+    records = [{"step": 50 * n, "epoch": n / 8, "changed_edges": 0.01 * n, "loss": 1.0} for n in (1, 2, 3)]
+    del records[1]["changed_edges"]
+    [axes] = plot.changes_curve(records, tmp_path / "a.png").axes
+    [curve] = axes.lines
+    chex.assert_trees_all_close(curve.get_xydata(), np.array([[50.0, 4.0], [150.0, 12.0]]))
+    assert axes.get_ylim()[0] == 0
+
+
 @pytest.mark.parametrize(
     "draw",
     [
         lambda path: plot.training_curves([], path),
         lambda path: plot.entropy_curve([], CHOICES, path),
         lambda path: plot.mixture_heatmap([{"step": 1, "loss": 2.0}], CHOICES, path),
+        lambda path: plot.changes_curve([{"step": 1, "loss": 2.0}], path),
         lambda path: plot.truth_curve([{"step": 1, "loss": 2.0}], path),
     ],
 )

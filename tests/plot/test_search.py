@@ -23,10 +23,10 @@ DARTS = get_space("darts")
 def test_a_search_gets_every_picture_that_applies(tmp_path, search_records, size, count, table, held_out):
     records = search_records(count, table)
     if held_out:
-        records[-1] |= {"valid_accuracy": 40.0, "derived_accuracy": 30.0}
+        records[-1] |= {"valid_accuracy": 40.0, "derived_accuracy": 30.0, "changed_edges": 0.5, "epoch": 1.0}
     written = plot.search_plots(records, CHOICES, GRAPHS, tmp_path / "plots")
     names = ["loss_accuracy.png", "entropy.png", "mixture.png", "cell.png", "cell.dot"]
-    names += ["discretisation.png"] * held_out + ["truth.png"] * table
+    names += ["discretisation.png", "changes.png"] * held_out + ["truth.png"] * table
     assert [path.name for path in written] == names
     assert {path.name for path in (tmp_path / "plots").iterdir()} == set(names)
     for path in written:

@@ -157,6 +157,28 @@ def test_darts_alternating_after_a_warm_up_in_bfloat16_over_the_full_space():
     assert get_space("nas_bench_201").parse(str(result.genotype)) == result.genotype
 
 
+def test_nasp_goes_on_bitwise_and_says_how_often_its_network_changes(tmp_path):
+    options = {"tie": "sticky", "complexity_weight": 0.1, "init_noise": 0.1, "inactive_weights": "freeze"}
+    config = dataclasses.replace(CONFIG, method="nasp", objective="bilevel", arch_learning_rate=0.2, **options)
+    found = searched(config)
+    config = dataclasses.replace(config, out=tmp_path / "run")
+
+    def stop(record):
+        if record["step"] == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        searched(config, stop)
+    result = searched(dataclasses.replace(config, resume=True))
+    chex.assert_trees_all_equal(result.state, found.state)
+    assert of_one_run(result.records) == of_one_run(found.records)
+    assert SPACE.decode(result.state.memory) == result.genotype
+    assert any(record["changed_edges"] > 0 for record in result.records)
+    # It evaluates what it derives.
+    assert all(record["valid_accuracy"] == record["derived_accuracy"] for record in result.records)
+    assert (config.out / "plots" / "changes.png").exists()
+
+
 def test_a_bilevel_search_records_the_last_and_the_best_cell(tmp_path):
     split = tmp_path / "split.npz"
     numbers = np.random.default_rng(0).permutation(1437)
@@ -234,6 +256,18 @@ def test_a_report_can_have_both_statistics_of_the_mixture_and_of_the_derived_cel
         (
             {"method": "gaea_pc_darts"},
             "method: needs partial channels, which nas_bench_201_nozero has not; the DARTS space has them",
+        ),
+        ({"tie": "last", "method": "nasp"}, "tie: 'last' is unknown; known are first, sticky"),
+        ({"keep": "one"}, "keep: does not apply to the method gaea"),
+        ({"entropy_weight": 0.1, "method": "nasp"}, "entropy_weight: does not apply to the method nasp"),
+        (
+            {"complexity_weight": -1.0, "method": "nasp"},
+            "complexity_weight: must be 0 or more, not -1.0",
+        ),
+        ({"inactive_weights": "drop"}, "inactive_weights: 'drop' is unknown; known are decay, freeze"),
+        (
+            {"inactive_weights": "freeze"},
+            "inactive_weights: must be 'decay' for gaea, which runs all operations",
         ),
         ({"partial": 4}, "partial: does not apply to the method gaea"),
         ({"edge_learning_rate": 0.0}, "edge_learning_rate: must be more than 0, not 0.0"),
