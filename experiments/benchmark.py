@@ -16,7 +16,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from experiments.cli import guarded
-from experiments.suites import convergence, data, kernels, kills, loops, seeds, startup, supernet, tpu
+from experiments.suites import convergence, data, kernels, kills, loops, methods, seeds, startup, supernet, tpu
 
 # A suite is a module with a dataclass ``Config``, ``run(config) -> dict`` (JSON) and ``plot(result, axes)``.
 SUITES = {
@@ -25,6 +25,7 @@ SUITES = {
     "kernels": kernels,
     "kills": kills,
     "loops": loops,
+    "methods": methods,
     "seeds": seeds,
     "startup": startup,
     "supernet": supernet,

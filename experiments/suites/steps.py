@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from gaea_jax.errors import UsageError
 from gaea_jax.methods import get_method
 from gaea_jax.nets import supernet
 from gaea_jax.optim import search_optimizer
@@ -17,7 +18,7 @@ from gaea_jax.train import SearchState, make_search_step
 from gaea_jax.train.config import DTYPES
 from gaea_jax.train.recipe import sgd
 from gaea_jax.train.state import compiled_once
-from gaea_jax.train.step import SearchStep
+from gaea_jax.train.step import SearchStep, check_objective, make_passes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,8 @@ class StepConfig:
     """Order of the step, "joint" or "alternating"."""
     hypergradient: str = "exact"
     """Of "bilevel-unrolled", "exact" or "finite-difference"."""
+    passes: str = "all"
+    """Of an alternating step "all", or one of its passes alone, "arch" or "weights"."""
     partial: int | None = None
     """K of a method with partial channels, if other than its default."""
     channels: int = 16
@@ -49,10 +52,12 @@ class StepConfig:
 
     @property
     def name(self) -> str:
-        """Method, objective and order."""
-        return " ".join((self.method, self.objective, self.order))
+        """Method, objective and order, and the pass, if it is one."""
+        passes = () if self.passes == "all" else (self.passes,)
+        return " ".join((self.method, self.objective, self.order, *passes))
 
 
+PASSES = ("arch", "weights")
 Create = Callable[[jax.Array], SearchState]
 
 
@@ -80,17 +85,27 @@ def make(config: StepConfig) -> tuple[Create, SearchStep]:
     )
     weights = sgd(0.025, momentum=0.9, weight_decay=3e-4, clip_norm=5.0)
     tx = search_optimizer(weights=weights, arch=method.optimizer(space))
-    step = make_search_step(
-        net,
-        space,
-        method,
-        tx,
-        objective=config.objective,
-        order=config.order,
-        hypergradient=config.hypergradient,
-    )
+    parts = net, space, method, tx
+    how: dict[str, Any] = {"objective": config.objective, "hypergradient": config.hypergradient}
+    if config.passes == "all":
+        step = make_search_step(*parts, order=config.order, **how)
+    else:
+        check_objective(config.objective, config.order, config.hypergradient)
+        if config.passes not in PASSES or config.order != "alternating":
+            raise UsageError("passes", f"must be all, or one of {', '.join(PASSES)} of an alternating step")
+        step = _one(getattr(make_passes(*parts, **how), config.passes))
     shape = (config.image, config.image, 3)
     return lambda key: SearchState.create(net, space, method, tx, shape, key), step
+
+
+def _one(run: SearchStep) -> SearchStep:
+    """A pass as a step."""
+
+    def step(state: SearchState, batch: Any) -> Any:
+        state, metrics = run(state, batch)
+        return dataclasses.replace(state, step=state.step + 1), metrics
+
+    return step
 
 
 def build(config: StepConfig) -> tuple[SearchState, Any, SearchStep]:

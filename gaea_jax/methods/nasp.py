@@ -52,7 +52,7 @@ def nasp(
 
     Returns:
       The `Method`. Its ``weights`` are the continuous ones divided by the sum of their row, alike where that is 0; it
-      remembers the selection.
+      remembers the selection. ``init`` raises UsageError on ``space`` if that has the operation ``none``.
 
     Raises:
       UsageError: on ``keep``, ``tie`` or ``genotype_rule``, if it is unknown; on ``complexity_weight``,
@@ -79,6 +79,9 @@ def nasp(
 
     def init(space: Space, key: jax.Array) -> Arch:
         choices = learnt(space).items()
+        if any("none" in choice.options for _, choice in choices):
+            sentence = "has the operation none, by which a discrete network can fall apart; then nothing has a gradient"
+            raise UsageError("space", f"{space.name} {sentence}; use its variant without")
         keys = jax.random.split(key, len(choices))
         noise = {name: jax.random.normal(k, choice.shape) for k, (name, choice) in zip(keys, choices, strict=True)}
         return {name: jnp.clip(0.5 + init_noise * table, 0, 1) for name, table in noise.items()}

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +109,74 @@ def make_search_step(
       UsageError: unknown objective, order or hypergradient, or ``"joint"`` with a bilevel objective.
     """
     check_objective(objective, order, hypergradient)
+    passes = make_passes(
+        net,
+        space,
+        method,
+        tx,
+        objective=objective,
+        hypergradient=hypergradient,
+        loss=loss,
+        warmup_steps=warmup_steps,
+        masks=masks,
+    )
+
+    def step(state: SearchState, batch: Batch) -> tuple[SearchState, Metrics]:
+        if order == "joint":
+            state, metrics = passes.joint(state, batch)
+        else:
+            changed: Metrics = {}
+            if jax.tree.leaves(state.params["arch"]):
+                state, changed = passes.arch(state, batch)
+            state, metrics = passes.weights(state, batch)
+            metrics |= changed
+        return dataclasses.replace(state, step=state.step + 1), metrics
+
+    return step
+
+
+class Passes(NamedTuple):
+    """What steps are made of: each a function ``(state, batch) -> (state, metrics)`` that leaves the step as it is.
+
+    Attributes:
+      arch: moves the architecture by a gradient on ``batch["arch"]``.
+      weights: moves the weights by one on ``batch["weights"]``.
+      joint: moves both by one on ``batch["weights"]``.
+    """
+
+    arch: SearchStep
+    weights: SearchStep
+    joint: SearchStep
+
+
+def make_passes(
+    net: nn.Module,
+    space: Space,
+    method: Method,
+    tx: optax.GradientTransformationExtraArgs,
+    *,
+    objective: str = "single-level",
+    hypergradient: str = "exact",
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
+    warmup_steps: int = 0,
+    masks: bool = False,
+) -> Passes:
+    """Makes the passes of a step, each with its forward and backward computation and its update.
+
+    Args:
+      net: as of `make_search_step`, which checks the names; so are the others.
+      space: see there.
+      method: see there.
+      tx: see there.
+      objective: see there.
+      hypergradient: see there.
+      loss: see there.
+      warmup_steps: see there.
+      masks: see there.
+
+    Returns:
+      The `Passes`.
+    """
 
     def mixture_at(arch: Arch, state: SearchState, phase: str) -> Mixture:
         key = jax.random.fold_in(jax.random.fold_in(state.key, _SAMPLES), state.step)
@@ -145,7 +213,7 @@ def make_search_step(
 
         def after(gradient: Any) -> Any:
             grads = {"weights": gradient, "arch": None}
-            updates, _ = update(state, grads, "weights")
+            updates, _ = update(state, grads, "weights", "weights")
             return optax.apply_updates(state.params["weights"], updates["weights"])
 
         def held_out(params: Any) -> tuple[jax.Array, Any]:
@@ -172,16 +240,16 @@ def make_search_step(
             along = jax.tree.map(lambda a, b: (a - b) / (2 * length), ahead, behind)
         return optax.tree.add(outer["arch"], along), collections
 
-    def update(state: SearchState, grads: Any, block: str) -> Any:
+    def update(state: SearchState, grads: Any, block: str, phase: str) -> Any:
         told = {}
         if masks and block != "arch":
-            tables = mixture_at(state.params["arch"], state, "joint" if order == "joint" else "weights").active
+            tables = mixture_at(state.params["arch"], state, phase).active
             if tables is not None:
                 told["active"] = active_parameters(space, state.params["weights"], tables)
         return tx.update(grads, state.opt_state, state.params, block=block, **told)
 
-    def apply(state: SearchState, grads: Any, collections: Any, block: str) -> SearchState:
-        updates, opt_state = update(state, grads, block)
+    def apply(state: SearchState, grads: Any, collections: Any, block: str, phase: str) -> SearchState:
+        updates, opt_state = update(state, grads, block, phase)
         params = optax.apply_updates(state.params, updates)
         memory = state.memory if block == "weights" else method.remember(space, params["arch"], state.memory)
         return dataclasses.replace(state, params=params, collections=collections, opt_state=opt_state, memory=memory)
@@ -189,36 +257,37 @@ def make_search_step(
     def moves_arch(state: SearchState, move: Callable[[SearchState], SearchState], stay: Callable) -> SearchState:
         return jax.lax.cond(state.step < warmup_steps, stay, move, state) if warmup_steps else move(state)
 
-    def joint(state: SearchState, batch: Batch) -> tuple[SearchState, Metrics]:
-        memory = state.memory
-        grads, collections, metrics = gradient(state, batch["weights"], "joint", "weights", "arch")
-        state = moves_arch(
-            state,
-            lambda state: apply(state, grads, collections, "both"),
-            lambda state: apply(state, grads, collections, "weights"),
-        )
-        return finish(memory, state, grads, metrics)
-
-    def alternating(state: SearchState, batch: Batch) -> tuple[SearchState, Metrics]:
+    def arch(state: SearchState, batch: Batch) -> tuple[SearchState, Metrics]:
         def move(state: SearchState) -> SearchState:
             if objective == "bilevel-unrolled":
                 grad, collections = through_weights(state, batch)
                 grads = {"weights": None, "arch": grad}
             else:
                 grads, collections, _ = gradient(state, batch["arch"], "arch", "arch")
-            return apply(state, grads, collections, "arch")
+            return apply(state, grads, collections, "arch", "arch")
 
-        memory = state.memory
-        if jax.tree.leaves(state.params["arch"]):
-            state = moves_arch(state, move, lambda state: state)
+        moved = moves_arch(state, move, lambda state: state)
+        return moved, _changed(state.memory, moved.memory)
+
+    def weights(state: SearchState, batch: Batch) -> tuple[SearchState, Metrics]:
         grads, collections, metrics = gradient(state, batch["weights"], "weights", "weights")
-        return finish(memory, apply(state, grads, collections, "weights"), grads, metrics)
+        state = apply(state, grads, collections, "weights", "weights")
+        return state, {**metrics, "gradient_norm": optax.tree.norm(grads["weights"])}
 
-    def finish(memory: Memory, state: SearchState, grads: Any, metrics: Metrics) -> tuple[SearchState, Metrics]:
-        metrics["gradient_norm"] = optax.tree.norm(grads["weights"])
-        if memory:
-            changed = [jnp.any(state.memory[name] != table, axis=-1) for name, table in memory.items()]
-            metrics["changed_edges"] = jnp.sum(jnp.concatenate(changed), dtype=jnp.float32)
-        return dataclasses.replace(state, step=state.step + 1), metrics
+    def joint(state: SearchState, batch: Batch) -> tuple[SearchState, Metrics]:
+        grads, collections, metrics = gradient(state, batch["weights"], "joint", "weights", "arch")
+        moved = moves_arch(
+            state,
+            lambda state: apply(state, grads, collections, "both", "joint"),
+            lambda state: apply(state, grads, collections, "weights", "joint"),
+        )
+        metrics |= {"gradient_norm": optax.tree.norm(grads["weights"]), **_changed(state.memory, moved.memory)}
+        return moved, metrics
 
-    return joint if order == "joint" else alternating
+    return Passes(arch, weights, joint)
+
+
+def _changed(before: Memory, after: Memory) -> Metrics:
+    """On how many edges what a method remembers has changed, if it remembers."""
+    changed = [jnp.any(table != before[name], axis=-1) for name, table in after.items()]
+    return {"changed_edges": jnp.sum(jnp.concatenate(changed), dtype=jnp.float32)} if changed else {}

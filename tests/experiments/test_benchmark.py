@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.suites import convergence, data, kernels, loops, seeds, startup, supernet, tpu
+from experiments.suites import convergence, data, kernels, loops, methods, seeds, startup, supernet, tpu
+from experiments.suites.steps import StepConfig, batches, make
 from gaea_jax.data import StoredSplit, load_dataset
 from gaea_jax.errors import UsageError
 
@@ -57,7 +58,7 @@ def small_step(monkeypatch):
         state = Point(jnp.zeros((), jnp.int32), {"arch": jnp.ones((8, 8))}, {}, jax.random.key(0))
         return state, {"weights": jax.random.normal(jax.random.key(1), (4, 8))}, step
 
-    for suite in (loops, seeds):
+    for suite in (loops, methods, seeds):
         monkeypatch.setattr(suite, "build", build)
 
 
@@ -136,6 +137,43 @@ def test_supernet_runs_in_turn_with_its_yardstick(tmp_path, compile_little):
 def test_a_yardstick_that_is_not_there_is_named():
     with pytest.raises(UsageError, match=r"cannot be run \(No such file or directory: nowhere\)"):
         supernet._yardstick("nowhere --fast")
+
+
+def test_methods_are_timed_in_turn(small_step):
+    only = ("nasp, weights", "darts, first order")
+    result = methods.run(methods.Config(only=only, rounds=2, steps=2))
+    assert tuple(result["steps"]) == only
+    for step in result["steps"].values():
+        assert len(step["step_s"]) == 2 and min(step["step_s"]) > 0
+        assert step["temporaries_mb"] == step["large_temporaries_mb"] > 0
+    assert result["steps"]["darts, first order"]["ratio"] == {"min": 1, "median": 1, "max": 1}
+    first, second = result["conclusion"].splitlines()
+    assert first.startswith("nasp, weights: ") and "for batches of 64); darts, first order takes" in first
+    assert second.endswith("takes 1.00 times as long (1.00 to 1.00)")
+    axes = Figure().add_subplot()
+    methods.plot(result, axes)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(only)
+    with pytest.raises(UsageError, match=r"^only: enas unknown; known are nasp, weights; "):
+        methods.run(methods.Config(only=("enas",)))
+
+
+@pytest.mark.parametrize("name", ["nasp, weights", "nasp, architecture", "nasp"])
+def test_what_methods_are_compared_by_are_steps_and_passes(name):
+    """A pass moves what it is named by."""
+    config = StepConfig(**methods.STEPS[name], channels=4, cells=1, batch_size=2, image=8)
+    create, step = make(config)
+    state = jax.eval_shape(create, jax.random.key(0))
+    image = jax.ShapeDtypeStruct((2, 8, 8, 3), "float32"), jax.ShapeDtypeStruct((2,), "int32")
+    after, metrics = jax.eval_shape(step, state, batches(config.order, image))
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert ("loss" in metrics) == (config.passes != "arch")
+    assert ("changed_edges" in metrics) == (config.method == "nasp" and config.passes != "weights")
+
+
+def test_passes_are_those_of_an_alternating_step():
+    for fields in ({"passes": "both", "order": "alternating"}, {"passes": "arch", "order": "joint"}):
+        with pytest.raises(UsageError, match=r"^passes: must be all, or one of arch, weights of an alternating step"):
+            make(StepConfig(**fields))
 
 
 def test_both_loops_make_the_same_steps(small_step):

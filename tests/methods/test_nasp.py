@@ -17,7 +17,7 @@ from gaea_jax import optim
 from gaea_jax.errors import UsageError
 from gaea_jax.methods import Arch, Method, nasp
 from gaea_jax.nets import Mixture, burdens
-from gaea_jax.spaces.darts import DARTS_NOZERO, EDGES, NASP_SPACE, NODES
+from gaea_jax.spaces.darts import DARTS_NOZERO, DARTS_SPACE, EDGES, NASP_SPACE, NODES
 from gaea_jax.spaces.nas_bench_201 import NAS_BENCH_201, NAS_BENCH_201_NOZERO
 
 KEY = jax.random.key(0)
@@ -92,11 +92,16 @@ def test_weights_are_points_of_the_simplex_even_for_a_row_of_zeros() -> None:
 
 
 def test_every_edge_of_nas_bench_201_runs_one_operation() -> None:
-    for space in (NAS_BENCH_201, NAS_BENCH_201_NOZERO):
-        arch = {"cell": jax.random.uniform(KEY, space.choices["cell"].shape)}
-        found = mixture(nasp(), arch, space=space)
-        assert found.active is not None and np.all(found.active["cell"].sum(axis=1) == 1)
-        chex.assert_trees_all_equal(found.active["cell"].argmax(axis=1), arch["cell"].argmax(axis=1))
+    arch = {"cell": jax.random.uniform(KEY, (6, 4))}
+    found = mixture(nasp(), arch, space=NAS_BENCH_201_NOZERO)
+    assert found.active is not None and np.all(found.active["cell"].sum(axis=1) == 1)
+    chex.assert_trees_all_equal(found.active["cell"].argmax(axis=1), arch["cell"].argmax(axis=1))
+
+
+@pytest.mark.parametrize("space", [NAS_BENCH_201, DARTS_SPACE])
+def test_a_space_with_none_is_refused(space: Any) -> None:
+    with pytest.raises(UsageError, match=f"^space: {space.name} has the operation none, by which a"):
+        nasp().init(space, KEY)
 
 
 @pytest.mark.parametrize("phase", ["weights", "arch", "joint", "eval"])

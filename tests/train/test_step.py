@@ -13,6 +13,7 @@ from gaea_jax.methods import darts, gaea, nasp, random_search
 from gaea_jax.nets import Mixture, active_parameters, supernet
 from gaea_jax.optim import freeze_inactive, search_optimizer
 from gaea_jax.spaces import get_space
+from gaea_jax.spaces.darts import DARTS
 from gaea_jax.spaces.nas_bench_201 import NASBench201
 from gaea_jax.train import SearchState, accuracy, cross_entropy, make_search_step
 from gaea_jax.train.recipe import sgd
@@ -184,10 +185,9 @@ def test_a_step_of_nasp_is_lazy_and_its_weights_see_the_new_network(lazy, batch)
     chex.assert_trees_all_equal(after.memory["cell"], discrete(moved).astype(bool))
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_the_optimiser_is_told_which_weights_take_part(order):
+def test_the_optimiser_is_told_which_weights_take_part():
     """One operation an edge has run; of the others decay and momentum move the weights, or nothing does."""
-    space = NASBench201("tiny", ("none", "nor_conv_1x1", "avg_pool_3x3"))
+    space = NASBench201("tiny", ("skip_connect", "nor_conv_1x1", "avg_pool_3x3"))
     net = supernet(space, channels=4, cells=1, num_classes=3)
     method = nasp(1e-6, init_noise=0.2)
     inner = sgd(0.1, momentum=0.9, weight_decay=0.1)
@@ -198,7 +198,7 @@ def test_the_optimiser_is_told_which_weights_take_part(order):
         state = SearchState.create(net, space, method, tx, (8, 8, 3), jax.random.key(1))
         # Momentum from before.
         state = state.replace(opt_state=optax.tree.map_params(tx, lambda leaf: leaf + 1, state.opt_state))
-        step = make_search_step(net, space, method, tx, order=order, masks=masks)
+        step = make_search_step(net, space, method, tx, order="alternating", masks=masks)
         found[masks] = state, jax.jit(step)(state, {"weights": batch, "arch": batch})[0]
         active = active_parameters(space, state.params["weights"], state.memory)
         idle = jax.tree.map(lambda mask: not np.all(mask), active)
@@ -214,6 +214,39 @@ def test_the_optimiser_is_told_which_weights_take_part(order):
     # What took part moved alike.
     for decayed, frozen in zip(parts(found[False][1]), parts(found[True][1]), strict=True):
         assert jax.tree.map(np.array_equal, decayed, frozen) == jax.tree.map(lambda rests: not rests, idle)
+
+
+@pytest.mark.parametrize(
+    ("space", "cells"),
+    [
+        (NASBench201("tiny", ("skip_connect", "nor_conv_1x1", "avg_pool_3x3")), 1),
+        (DARTS("tiny", ("avg_pool_3x3", "dil_conv_3x3"), ("skip_connect", "avg_pool_3x3")), 3),
+    ],
+    ids=["nas_bench_201", "darts"],
+)
+def test_the_network_changes_and_is_traced_once(space, cells):
+    calls = []
+    method = nasp(0.03, init_noise=0.01)
+
+    def mixture(*arguments):
+        calls.append(arguments[-1])
+        return method.mixture(*arguments)
+
+    net = supernet(space, channels=4, cells=cells, num_classes=3)
+    tx = search_optimizer(weights=sgd(0.1, momentum=0.9, weight_decay=3e-4), arch=method.optimizer(space))
+    counting = method._replace(mixture=mixture)
+    state = SearchState.create(net, space, counting, tx, (8, 8, 3), jax.random.key(0))
+    step = jax.jit(make_search_step(net, space, counting, tx, objective="bilevel", order="alternating"))
+    calls.clear()
+    rng, labels = np.random.default_rng(0), jnp.arange(4) % 3
+    networks = set()
+    for _ in range(50):
+        x, y = jnp.asarray(rng.normal(size=(2, 4, 8, 8, 3)), jnp.float32)
+        state, metrics = step(state, {"weights": (x, labels), "arch": (y, labels)})
+        assert np.isfinite(metrics["loss"])
+        networks.add(space.decode(state.memory))
+    assert calls == ["arch", "weights"]
+    assert len(networks) > 3
 
 
 def test_a_gradient_that_is_not_used_is_not_computed(tiny, batch):
