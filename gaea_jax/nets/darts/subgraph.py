@@ -69,7 +69,7 @@ class _Round(NamedTuple):
       source: row of the node that the edge leaves, in the table that its group reads from.
       target: row of the node that it goes to, in the last table.
       row: of the edge in the parameters of its group.
-      first: 1 for the first active operation of an edge, 0 for others.
+      first: whether it is the first active operation of that edge.
     """
 
     edge: jax.Array
@@ -122,6 +122,7 @@ def _backward(plan: Plan, saved: Any, cotangents: Any) -> tuple[Operands]:
         totals = _seen(plan, of_tables[-1])[-len(NODES) :].sum((1, 2, 3, 4))[_TARGETS - _FIRST]
         grads = grads._replace(weights=jnp.where(operands.active, grads.weights, totals[:, None]))
     if plan.inactive == "probe":
+        # Apart, or XLA runs all operations forward early and keeps the results.
         probe = functools.partial(_probe, plan)
         weights = jax.lax.platform_dependent(of_tables[-1], operands, tables, cpu=apart(probe), default=probe)
         grads = grads._replace(weights=weights)
@@ -133,7 +134,7 @@ subgraph.defvjp(_forward, _backward)
 
 
 def _tables(plan: Plan, operands: Operands) -> list[jax.Array]:
-    """What each group reads from, before the first round; all write to the last."""
+    """The tables before the first round: what each group of edges reads from."""
     inputs = _sorted(plan, operands.inputs)
     stride = plan.groups[0].kinds[0].stride
     _, batch, *sides, channels = inputs.shape
@@ -271,10 +272,9 @@ def _probe(plan: Plan, of_nodes: jax.Array, operands: Operands, tables: list[jax
         for source, leaving, own in edges.by_source(operands.variables[group]):
             numbers = jnp.array(leaving.numbers)
             targets = [EDGES[number][0] - _first_row(plan, len(plan.groups) - 1) for number in leaving.numbers]
-            results = functools.partial(_products, plan, leaving)
-            point = of_nodes[jnp.array(targets)], tables[group][source - _first_row(plan, group)], own
-            found = results(*point)
-            of_weights = of_weights.at[numbers].set(found)
+            x = tables[group][source - _first_row(plan, group)]
+            products = _products(plan, leaving, of_nodes[jnp.array(targets)], x, own)
+            of_weights = of_weights.at[numbers].set(products)
     return of_weights
 
 
