@@ -197,13 +197,7 @@ class DARTS:
           >>> DARTS_SPACE.parse("DARTS_V2").normal[3]
           (('skip_connect', 0), ('dil_conv_3x3', 2))
         """
-        text = text.strip()
-        if not text:
-            raise UsageError("genotype", f"is empty; wants {GRAMMAR}, {JSON} or the name of a published genotype")
-        if text.startswith("{"):
-            genotype = parse_json(text)
-        else:
-            genotype = find(text) if re.fullmatch(r"\w+", text) else parse_grammar(text)
+        genotype = read(text)
         self.check(genotype)
         return genotype
 
@@ -317,6 +311,26 @@ NASP_SPACE = DARTS(
 )
 """The larger space of `NASP <https://arxiv.org/abs/1905.13577>`_, as in its code: 12 operations, of which the normal
 cell has 8 and the reduction cell 5. The numbers of cells are 3,019,898,880 and 70,312,500."""
+
+
+def read(text: str) -> Genotype:
+    """Reads a genotype of any space with these cells, as `DARTS.parse` does one of its own.
+
+    Args:
+      text: see there.
+
+    Returns:
+      The genotype, whose ``space`` names one that has its operations.
+
+    Raises:
+      UsageError: on ``genotype``, with the place of the first error and what is accepted there.
+    """
+    text = text.strip()
+    if not text:
+        raise UsageError("genotype", f"is empty; wants {GRAMMAR}, {JSON} or the name of a published genotype")
+    if text.startswith("{"):
+        return parse_json(text)
+    return find(text) if re.fullmatch(r"\w+", text) else parse_grammar(text)
 
 
 def _entries(genotype: Genotype) -> Iterator[tuple[str, int, str, int]]:

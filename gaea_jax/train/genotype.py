@@ -7,6 +7,7 @@ from typing import Any
 from gaea_jax.errors import UsageError
 from gaea_jax.methods.base import Space
 from gaea_jax.spaces import get_space
+from gaea_jax.spaces.darts import read
 
 # A name and a path, unlike the grammars and JSON, have none of these; looking a long text up as a file would fail.
 _MARKS = ("|", "{", "Genotype(")
@@ -19,7 +20,7 @@ def read_genotype(text: str, space: str | None = None) -> tuple[Space, Any]:
       text: the cell in the grammar of its space, as JSON or by the name under which it was published; or a file with
         one of these, or with a JSON object that has it as ``genotype``, such as the ``result.json`` of a search.
       space: name of the space; by default that which the JSON names, else "nas_bench_201" for a cell in its grammar and
-        "darts" for any other.
+        for any other "darts", or "nasp" if it has operations of that.
 
     Returns:
       The space and the genotype.
@@ -48,7 +49,14 @@ def read_genotype(text: str, space: str | None = None) -> tuple[Space, Any]:
 
 
 def _space_of(cell: str) -> str:
-    return _named(_json(cell)) or ("nas_bench_201" if "|" in cell else "darts")
+    if named := _named(_json(cell)):
+        return named
+    if "|" in cell:
+        return "nas_bench_201"
+    try:
+        return read(cell).space
+    except UsageError:  # which the space then says itself
+        return "darts"
 
 
 def _named(record: dict[str, Any]) -> str | None:

@@ -253,4 +253,5 @@ USUAL_PRESETS = {
     "nas_bench_201_nozero": "nas_bench_201",
     "darts": "darts_cifar10",
     "darts_nozero": "darts_cifar10",
+    "nasp": "darts_cifar10",
 }

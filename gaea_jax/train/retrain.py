@@ -44,7 +44,7 @@ class RetrainConfig(RunConfig):
 
     Attributes:
       space: name of the search space of the genotype; by default the one that its file or its JSON names, else
-        "nas_bench_201" for a cell in that grammar and "darts" for any other.
+        "nas_bench_201" for a cell in that grammar and for any other "darts", or "nasp" if it has operations of that.
       genotype: the cell, in the grammar of the space, as JSON or by the name under which it was published; or a file
         with it, such as a search's ``result.json``.
       preset: the recipe that gives all of the following up to `stem` that are not given, `cutout`, `image_size` and

@@ -26,9 +26,21 @@ WIDE = '{"space": "darts_nozero", "normal": [[["skip_connect", 0]], [], [], []],
         (str(DARTS), "darts", str(DARTS)),
         ("PC_DARTS_CIFAR", "darts", str(DARTS)),
         ("pcdarts_cifar", "darts", str(DARTS)),
+        ("NASP", "nasp", str(PUBLISHED["NASP"])),
+        (str(PUBLISHED["NASP"]), "nasp", str(PUBLISHED["NASP"])),
         (WIDE, "darts_nozero", str(get_space("darts").parse(WIDE))),
     ],
-    ids=["cell", "white space", "JSON", "Genotype", "name", "name in small letters", "JSON of DARTS"],
+    ids=[
+        "cell",
+        "white space",
+        "JSON",
+        "Genotype",
+        "name",
+        "name in small letters",
+        "name of NASP",
+        "NASP",
+        "JSON of DARTS",
+    ],
 )
 def test_the_space_follows_from_the_genotype(tmp_path, text, space, cell, in_a_file):
     if in_a_file:
