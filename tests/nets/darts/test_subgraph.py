@@ -17,7 +17,7 @@ from gaea_jax.spaces.darts import CELLS, EDGES
 
 RNG = np.random.default_rng(0)
 OPERATIONS = ("none", "avg_pool_3x3", "skip_connect", "dil_conv_3x3")
-INPUTS = RNG.normal(size=(2, 3, 8, 8, 4)).astype(np.float32)
+INPUTS = RNG.normal(size=(2, 4, 8, 8, 4)).astype(np.float32)
 WEIGHTS = RNG.uniform(0.2, 1, (len(EDGES), len(OPERATIONS))).astype(np.float32)
 EDGE_WEIGHTS = RNG.uniform(0.2, 1, len(EDGES)).astype(np.float32)
 # An operation an edge, and any number of them; none for two of the edges.
@@ -29,7 +29,7 @@ for table in (ONE, SEVERAL):
     table[[1, 4, 6, 10], 2] = True
 
 
-def compiled(module: MixedCell, variables: Any) -> Callable[..., Any]:
+def compiled(module: MixedCell, variables: Any, inputs: Any = INPUTS) -> Callable[..., Any]:
     """``(inactive, active, weights, edge weights)`` to the value of a loss and its gradients.
 
     These are by parameters, inputs, weights of operations and weights of edges.
@@ -43,9 +43,9 @@ def compiled(module: MixedCell, variables: Any) -> Callable[..., Any]:
         chosen = None if active is None else dict.fromkeys(CELLS, active)
         own = {**variables, "params": params}
         out, _ = module.apply(own, *inputs, Mixture(tables, chosen, inactive), train=True, mutable=["batch_stats"])
-        return jnp.sum(jnp.sin(3 * out))
+        return jnp.sum(jnp.sin(3 * out)) / out[..., 0].size
 
-    return lambda inactive, active, *tables: loss(inactive, active, (variables["params"], INPUTS, *tables))
+    return lambda inactive, active, *tables: loss(inactive, active, (variables["params"], inputs, *tables))
 
 
 @pytest.mark.parametrize(("reduction", "partial"), [(False, 1), (True, 1), (False, 4), (True, 4)])
@@ -59,14 +59,14 @@ def test_gradients_are_those_of_the_masked_cell(draw: Any, reduction: bool, part
         params, inputs, of_weights, of_edges = masked
         expected = value, (params, inputs, np.where(active, of_weights, 0), np.where(used, of_edges, 0))
         found = run("skip", active, weights, EDGE_WEIGHTS)
-        chex.assert_trees_all_close(found, expected, atol=1e-4, rtol=1e-5)
+        chex.assert_trees_all_close(found, expected, atol=1e-5, rtol=1e-5)
         value, found = run("probe", active, weights, EDGE_WEIGHTS)
         if partial == 1:
             expected = run("skip", None, weights, EDGE_WEIGHTS)
-            chex.assert_trees_all_close((value, found), expected, atol=1e-4, rtol=1e-5)
+            chex.assert_trees_all_close((value, found), expected, atol=1e-5, rtol=1e-5)
         else:
             of_all, expected = (tree[2][used] for tree in (found, masked))
-            chex.assert_trees_all_close(of_all, expected, atol=1e-4, rtol=1e-5)
+            chex.assert_trees_all_close(of_all, expected, atol=1e-5, rtol=1e-5)
         assert np.all(np.asarray(found[2])[:, 1:] != 0) and not np.any(np.asarray(found[2])[:, 0])
 
 
@@ -84,4 +84,14 @@ def test_gradients_of_what_is_active_have_gradients(draw: Any) -> None:
 
         return jax.jvp(gradient, (variables["params"],), (way,))[1]
 
-    chex.assert_trees_all_close(along(ONE), along(None), atol=1e-2, rtol=1e-3)
+    chex.assert_trees_all_close(along(ONE), along(None), atol=1e-4, rtol=1e-3)
+
+
+def test_devices_share_a_batch(draw: Any) -> None:
+    module = MixedCell(OPERATIONS, Place(0, 8, True, False), 1, jnp.float32)
+    variables = draw(module, *INPUTS, Mixture({name: jnp.asarray(WEIGHTS) for name in CELLS}))
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
+    split = jax.device_put(INPUTS, jax.NamedSharding(mesh, jax.P(None, "data")))
+    tables = "probe", ONE, np.where(ONE, WEIGHTS, 0), EDGE_WEIGHTS
+    expected = compiled(module, variables)(*tables)
+    chex.assert_trees_all_close(compiled(module, variables, split)(*tables), expected, atol=1e-5, rtol=1e-5)
