@@ -39,6 +39,7 @@ _SEARCHES = (
     ("nas_bench_201_nozero", "darts", "bilevel-unrolled", "alternating"),
     ("nas_bench_201_nozero", "gdas", "bilevel", "alternating"),
     ("nas_bench_201_nozero", "gaea_gdas", "bilevel", "alternating"),
+    ("nas_bench_201_nozero", "nasp", "bilevel", "alternating"),
     ("nas_bench_201_nozero", "random", "bilevel", "alternating"),
     ("darts", "gaea", "single-level", "joint"),
     ("darts", "darts", "bilevel", "alternating"),
@@ -49,6 +50,7 @@ _SEARCHES = (
     ("darts", "gaea_pc_darts", "single-level", "joint"),
     ("darts", "gaea_pc_darts", "bilevel", "alternating"),
     ("darts", "random", "bilevel", "alternating"),
+    ("darts_nozero", "nasp", "bilevel", "alternating"),
 )
 SEARCHES = {" ".join(search): search for search in _SEARCHES}
 # Space, and cell to retrain.
