@@ -150,7 +150,7 @@ def _devices(config: Config) -> list[Any]:
 
 def _search(name: str, config: Config) -> Compilable:
     space, method, objective, order = SEARCHES[name]
-    cells = config.layers if space == "darts" else config.cells
+    cells = config.layers if space.startswith("darts") else config.cells
     how = StepConfig(space, method, objective, order, channels=config.channels, cells=cells, dtype=config.dtype)
     create, step = make(how)
     return step, jax.eval_shape(create, jax.random.key(0)), batches(order, _batch(config))
