@@ -144,7 +144,7 @@ BAD_INPUT = [
     (f"{TRAIN} --out run --resume --channels 8", "--resume", "--channels was 4, now 8"),
     (f"{TRAIN} --out run --resume --steps 3", "--resume", "--steps was 2, now 3"),
     (f"{TRAIN} --out torn --resume", "--resume", "damaged"),
-    ("benchmark", "convergence, data, kernels, kills, loops, seeds, startup, supernet, tpu", "--help"),
+    ("benchmark", "convergence, data, kernels, kills, loops, methods, seeds, startup, supernet, tpu", "--help"),
     ("benchmark speed", "speed", "--help"),
     ("benchmark supernet --steps x", "--steps", "int"),
     ("benchmark supernet --steps 1 --rounds 1 --channels 2 --image 8 --yardstick false", "--yardstick", "JSON"),
