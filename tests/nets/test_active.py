@@ -1,5 +1,6 @@
 """Which parameters take part in a step, against the gradients that they get."""
 
+import functools
 from typing import Any
 
 import chex
@@ -20,7 +21,7 @@ def without_gradient(space: Any, cells: int, variables: Any, mixture: Mixture) -
     """Of a loss by the parameters."""
     net = supernet(space, channels=4, cells=cells, num_classes=3)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     @jax.grad
     def gradient(params: Any) -> jax.Array:
         own = {**variables, "params": params}
