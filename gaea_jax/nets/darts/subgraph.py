@@ -164,16 +164,16 @@ def _rounds(plan: Plan, group: int, active: jax.Array) -> tuple[_Round, jax.Arra
     own = active & np.isin(np.arange(len(EDGES)), numbers)[:, None]
     (places,) = jnp.nonzero(own.reshape(-1), size=own.size)
     edge, option = jnp.divmod(places, active.shape[-1])
-    last = _first_row(plan, len(plan.groups) - 1)
-    of_edges = (_SOURCES - _first_row(plan, group), _TARGETS - last, rows)
+    last = _first_row(len(plan.groups) - 1)
+    of_edges = (_SOURCES - _first_row(group), _TARGETS - last, rows)
     first = jnp.argmax(active, axis=-1)[edge] == option
     source, target, row = (jnp.asarray(table)[edge] for table in of_edges)
     return _Round(edge, option, source, target, row, first), own.sum()
 
 
-def _first_row(plan: Plan, table: int) -> int:
-    """The node whose features are the first row of a table."""
-    return 0 if table < len(plan.groups) - 1 or len(plan.groups) == 1 else _FIRST
+def _first_row(table: int) -> int:
+    """The node whose features are the first row of a table; only the first table has the inputs."""
+    return _FIRST if table else 0
 
 
 def _run(plan: Plan, group: int, operands: Operands, tables: list[jax.Array]) -> tuple[jax.Array, Tables]:
@@ -271,8 +271,8 @@ def _probe(plan: Plan, of_nodes: jax.Array, operands: Operands, tables: list[jax
     for group, edges in enumerate(plan.groups):
         for source, leaving, own in edges.by_source(operands.variables[group]):
             numbers = jnp.array(leaving.numbers)
-            targets = [EDGES[number][0] - _first_row(plan, len(plan.groups) - 1) for number in leaving.numbers]
-            x = tables[group][source - _first_row(plan, group)]
+            targets = [EDGES[number][0] - _first_row(len(plan.groups) - 1) for number in leaving.numbers]
+            x = tables[group][source - _first_row(group)]
             products = _products(plan, leaving, of_nodes[jnp.array(targets)], x, own)
             of_weights = of_weights.at[numbers].set(products)
     return of_weights
