@@ -6,6 +6,7 @@ slow for all. How much a program allocates beside its state and batch is what it
 
 import dataclasses
 import statistics
+import sys
 import time
 from typing import Any
 
@@ -75,14 +76,21 @@ def run(config: Config) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {name: {} for name in config.only}
     size = {name: getattr(config, name) for name in ("channels", "cells", "image")}
     ready = {}
-    for name, result in found.items():
-        if config.large_batch_size:
+    if config.large_batch_size:
+        for name, result in found.items():
             _, compiled = _compiled(StepConfig(**STEPS[name], **size, batch_size=config.large_batch_size))
             result["large_temporaries_mb"] = _temporaries_mb(compiled)
+            _say(f"{name}: {result['large_temporaries_mb']:,.0f} MB for batches of {config.large_batch_size}")
+            del compiled
+            # The code of all programs would be more pieces of memory than a process may have.
+            jax.clear_caches()
+    for name, result in found.items():
         start = time.perf_counter()
         ready[name], compiled = _compiled(StepConfig(**STEPS[name], **size, batch_size=config.batch_size))
         result |= {"compile_s": time.perf_counter() - start, "temporaries_mb": _temporaries_mb(compiled), "step_s": []}
+        _say(f"{name}: compiled in {result['compile_s']:.0f} s")
     give_back()
+    _say("timing; run nothing else now")
     for number in range(-1, config.rounds):
         for name, (step, state, source) in ready.items():
             start = time.perf_counter()
@@ -102,6 +110,10 @@ def run(config: Config) -> dict[str, Any]:
         line += f"; {config.only[-1]} takes {ratio['median']:.2f} times as long"
         lines.append(f"{line} ({ratio['min']:.2f} to {ratio['max']:.2f})")
     return {"config": dataclasses.asdict(config), "steps": found, "conclusion": "\n".join(lines)}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _compiled(config: StepConfig) -> Any:

@@ -16,28 +16,36 @@ from gaea_jax.spaces.darts import CELLS, DARTS, EDGES, NODES
 # For each candidate its arrays, by name.
 Tables = Mapping[str, Arrays]
 
-STRIDE_2 = "_stride_2"
 # The edges, sorted by the node that they leave.
-BY_SOURCE = tuple(sorted(range(len(EDGES)), key=lambda edge: EDGES[edge][::-1]))
-FROM_INPUTS = 2 * len(NODES)
+_BY_SOURCE = tuple(sorted(range(len(EDGES)), key=lambda edge: EDGES[edge][::-1]))
+_FROM_INPUTS = 2 * len(NODES)
 
 
-def find_edge(node: int, source: int, reduction: bool) -> tuple[str, int]:
-    """Where the parameters of an edge are.
+def layout(reduction: bool) -> dict[int, tuple[int, ...]]:
+    """Stride to its edges, in the order of the rows of their arrays: sorted by the node that they leave."""
+    return {2: _BY_SOURCE[:_FROM_INPUTS], 1: _BY_SOURCE[_FROM_INPUTS:]} if reduction else {1: _BY_SOURCE}
+
+
+def module_name(operation: str, stride: int) -> str:
+    """The name of the module that has the arrays of an operation on all edges of that stride."""
+    return operation if stride == 1 else f"{operation}_stride_{stride}"
+
+
+def find_edge(operation: str, node: int, source: int, reduction: bool) -> tuple[str, int]:
+    """Where the parameters of an operation on an edge are.
 
     Args:
+      operation: which.
       node: where the edge goes to.
       source: where it starts.
       reduction: whether the cell is one.
 
     Returns:
-      What follows the name of an operation in the name of the module that has them, and the row of its arrays.
+      The name of the module in the cell, and the row of its arrays.
     """
-    edge = EDGES.index((node, source))
-    place = BY_SOURCE.index(edge)
-    if not reduction:
-        return "", place
-    return (STRIDE_2, place) if source not in NODES else ("", place - FROM_INPUTS)
+    number = EDGES.index((node, source))
+    ((stride, edges),) = ((stride, edges) for stride, edges in layout(reduction).items() if number in edges)
+    return module_name(operation, stride), edges.index(number)
 
 
 class Variables(NamedTuple):
@@ -97,19 +105,22 @@ class Edges(NamedTuple):
 @active_parameters.register
 def _active_darts(space: DARTS, params: Mapping[str, Any], active: Mapping[str, jax.Array]) -> Any:
     count = sum(name.startswith("cell_") for name in params)
+    places = [
+        {
+            module_name(operation, stride): (edges, option)
+            for stride, edges in layout(reduction).items()
+            for option, operation in enumerate(space.choices[CELLS[reduction]].options)
+        }
+        for reduction in (False, True)
+    ]
 
     def mask(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array | bool:
         module, *inner = (key.key for key in path)
         if not module.startswith("cell_") or inner[0] == "inputs":
             return True
         reduction = int(module.removeprefix("cell_")) in reductions(count)
-        operation = inner[0].removesuffix(STRIDE_2)
-        numbers = BY_SOURCE
-        if reduction:
-            numbers = BY_SOURCE[FROM_INPUTS:] if operation == inner[0] else BY_SOURCE[:FROM_INPUTS]
-        cell = CELLS[reduction]
-        rows = active[cell][jnp.array(numbers), space.choices[cell].options.index(operation)]
-        return rows.reshape(-1, *[1] * (leaf.ndim - 1))
+        edges, option = places[reduction][inner[0]]
+        return active[CELLS[reduction]][jnp.array(edges), option].reshape(-1, *[1] * (leaf.ndim - 1))
 
     return jax.tree_util.tree_map_with_path(mask, params)
 

@@ -185,11 +185,11 @@ def _inherit_darts(space: DARTS, variables: Mapping[str, Any], genotype: Genotyp
         cell, reduction = f"cell_{number}", number in reductions(count)
         for node, pairs in zip(NODES, getattr(genotype, CELLS[reduction]), strict=True):
             for operation, source in pairs:
-                group, place = find_edge(node, source, reduction)
+                module, place = find_edge(operation, node, source, reduction)
                 branch = f"edge_{node}_{source}_{operation}"
                 for tree, kept in ((params, own), (statistics, running)):
                     for path, leaf in tree.items():
-                        if path[:2] == (cell, operation + group) and "pool" not in operation:
+                        if path[:2] == (cell, module) and "pool" not in operation:
                             kept[cell, branch, path[2]] = leaf[place : place + 1]
                 for path, leaf in list(running.items()):
                     if path[:2] == (cell, branch) and path[2].startswith("mean"):

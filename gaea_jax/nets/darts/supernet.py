@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from gaea_jax.errors import UsageError
 from gaea_jax.nets.burden import CHANNELS, burdens, shares, size
-from gaea_jax.nets.darts.edges import BY_SOURCE, FROM_INPUTS, STRIDE_2, Edges, Tables, Variables, joined
+from gaea_jax.nets.darts.edges import Edges, Tables, Variables, joined, layout, module_name
 from gaea_jax.nets.darts.operations import Kind, Operation, shuffle
 from gaea_jax.nets.darts.skeleton import STEM_MULTIPLIER, Place, Preprocess, check_size, skeleton
 from gaea_jax.nets.darts.subgraph import Operands, Plan, subgraph
@@ -49,11 +49,7 @@ class MixedCell(nn.Module):
         name = CELLS[self.place.reduction]
         edge_weights = mixture.weights.get(f"{name}_edges", jnp.ones(len(EDGES))).astype(self.dtype)
         weights = (mixture.weights[name] * edge_weights[:, None]).astype(self.dtype)
-        groups = (
-            [self._declare(2, BY_SOURCE[:FROM_INPUTS]), self._declare(1, BY_SOURCE[FROM_INPUTS:])]
-            if self.place.reduction
-            else [self._declare(1, BY_SOURCE)]
-        )
+        groups = [self._declare(stride, edges) for stride, edges in layout(self.place.reduction).items()]
         inputs = Preprocess(self.place, False, self.dtype, name="inputs")(before, last, train)
         # All operations have parameters from the start, whichever is active then.
         if mixture.active is None or self.is_initializing():
@@ -119,8 +115,9 @@ class MixedCell(nn.Module):
             for name in self.operations
             if name != "none"
         )
-        suffix = STRIDE_2 if stride == 2 else ""
-        operations = {kind.operation: Operation(kind, len(numbers), name=kind.operation + suffix) for kind in kinds}
+        operations = {
+            kind.operation: Operation(kind, len(numbers), name=module_name(kind.operation, stride)) for kind in kinds
+        }
         return Group(Edges(self.operations, kinds, numbers), operations)
 
 

@@ -125,8 +125,8 @@ def test_what_is_active_is_computed_alone_and_alike(draw: Any, reduction: bool, 
             return leaf
         used = np.zeros(len(leaf), bool)
         for edge, (node, source) in enumerate(EDGES):
-            suffix, row = find_edge(node, source, reduction)
-            if active[edge].any() and module == OPERATIONS[chosen[edge]] + suffix:
+            name, row = find_edge(OPERATIONS[chosen[edge]], node, source, reduction)
+            if active[edge].any() and module == name:
                 used[row] = True
         return np.where(used.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, np.nan)
 
@@ -156,8 +156,8 @@ def test_running_statistics_keep_nine_tenths_of_each_edge_that_was_computed(draw
     for name, statistics in variables["batch_stats"].items():
         if name == "inputs":
             continue
-        rows = [find_edge(*EDGES[edge], reduction) for edge in (0, 1)]
-        computed = [row for suffix, row in rows if name == "dil_conv_3x3" + suffix]
+        rows = [find_edge("dil_conv_3x3", *EDGES[edge], reduction) for edge in (0, 1)]
+        computed = [row for module, row in rows if name == module]
         for key, old in statistics.items():
             kept = np.isin(np.arange(len(old)), computed)[:, None]
             chex.assert_trees_all_close(sampled[name][key], np.where(kept, expected[name][key], old), atol=1e-5)
