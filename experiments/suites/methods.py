@@ -21,6 +21,8 @@ from gaea_jax.train.memory import give_back
 
 _BILEVEL = {"objective": "bilevel", "order": "alternating"}
 _NASP = {"space": "darts_nozero", "method": "nasp", **_BILEVEL}
+_ENTRANNAS = {"space": "darts_nozero", "method": "entrannas", **_BILEVEL}
+_DST = {**_ENTRANNAS, "method": "entrannas_dst"}
 _DARTS = {"space": "darts", "method": "darts", **_BILEVEL}
 # Name to what differs from the defaults of a step. The last is what the others are compared with.
 STEPS: dict[str, dict[str, Any]] = {
@@ -28,6 +30,10 @@ STEPS: dict[str, dict[str, Any]] = {
     "nasp, architecture": {**_NASP, "passes": "arch"},
     "nasp": _NASP,
     "gaea, joint": {"space": "darts", "method": "gaea", "objective": "single-level", "order": "joint"},
+    "entrannas, own features": {**_ENTRANNAS, "shared": False},
+    "entrannas": _ENTRANNAS,
+    "entrannas-dst, at the start": _DST,
+    "entrannas-dst, two connections a node": {**_DST, "max_connections": 2},
     "darts, weights": {**_DARTS, "passes": "weights"},
     "darts, architecture": {**_DARTS, "passes": "arch"},
     "darts, first order": _DARTS,

@@ -39,6 +39,10 @@ class StepConfig:
     """Of an alternating step "all", or one of its passes alone, "arch" or "weights"."""
     partial: int | None = None
     """K of a method with partial channels, if other than its default."""
+    shared: bool | None = None
+    """Whether edges share features in a method of EnTranNAS, if other than its default."""
+    max_connections: int | None = None
+    """The most that a node keeps with EnTranNAS-DST, if it has a limit."""
     channels: int = 16
     """Width of the first stage."""
     cells: int = 1
@@ -74,7 +78,8 @@ def make(config: StepConfig) -> tuple[Create, SearchStep]:
       UsageError: a name is unknown, or the supernet cannot be of this size.
     """
     space = get_space(config.space)
-    method = get_method(config.method)(**({} if config.partial is None else {"partial": config.partial}))
+    options = {name: getattr(config, name) for name in ("partial", "shared", "max_connections")}
+    method = get_method(config.method)(**{name: value for name, value in options.items() if value is not None})
     net = supernet(
         space,
         channels=config.channels,

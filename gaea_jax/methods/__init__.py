@@ -5,6 +5,8 @@ from collections.abc import Callable
 from gaea_jax.errors import UsageError
 from gaea_jax.methods.base import Arch, Method
 from gaea_jax.methods.darts import darts
+from gaea_jax.methods.entrannas import entrannas, gaea_entrannas
+from gaea_jax.methods.entrannas_dst import entrannas_dst, gaea_entrannas_dst
 from gaea_jax.methods.gaea import gaea
 from gaea_jax.methods.gdas import gaea_gdas, gdas
 from gaea_jax.methods.nasp import nasp
@@ -15,7 +17,11 @@ __all__ = [
     "Arch",
     "Method",
     "darts",
+    "entrannas",
+    "entrannas_dst",
     "gaea",
+    "gaea_entrannas",
+    "gaea_entrannas_dst",
     "gaea_gdas",
     "gaea_pc_darts",
     "gdas",
@@ -27,7 +33,11 @@ __all__ = [
 
 _METHODS: dict[str, Callable[..., Method]] = {
     "darts": darts,
+    "entrannas": entrannas,
+    "entrannas_dst": entrannas_dst,
     "gaea": gaea,
+    "gaea_entrannas": gaea_entrannas,
+    "gaea_entrannas_dst": gaea_entrannas_dst,
     "gaea_gdas": gaea_gdas,
     "gaea_pc_darts": gaea_pc_darts,
     "gdas": gdas,
@@ -41,7 +51,8 @@ def get_method(name: str) -> Callable[..., Method]:
     """The factory of the method of that name.
 
     Args:
-      name: ``"darts"``, ``"gaea"``, ``"gaea_gdas"``, ``"gaea_pc_darts"``, ``"gdas"``, ``"nasp"``, ``"pc_darts"`` or
+      name: ``"darts"``, ``"entrannas"``, ``"entrannas_dst"``, ``"gaea"``, ``"gaea_entrannas"``,
+        ``"gaea_entrannas_dst"``, ``"gaea_gdas"``, ``"gaea_pc_darts"``, ``"gdas"``, ``"nasp"``, ``"pc_darts"`` or
         ``"random"``.
 
     Returns:

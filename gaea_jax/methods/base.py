@@ -42,9 +42,10 @@ class Method(NamedTuple):
       optimizer: ``space -> transform`` over ``arch``; which entries of a flat table make a simplex, the space says.
       derive: ``(space, arch, memory, key, evaluate) -> genotype``, on the host. ``evaluate`` maps a genotype to its
         accuracy in percent with the supernet's weights on held-out images, or is None where there are none.
-      remember: ``(space, arch, memory) -> memory``, called at the start, with an empty memory, and whenever the
+      remember: ``(space, arch, memory, step) -> memory``, called at the start, with an empty memory, and whenever the
         architecture has moved: bool tables by name, such as which operations run. A method that remembers nothing
         returns what it gets.
+      measures: ``(space, arch, memory, step) -> tree`` of arrays by name that a report shows beside the weights.
       net: options that `gaea_jax.nets.supernet` needs for this method, such as ``{"partial": 4}``; read-only.
     """
 
@@ -54,7 +55,8 @@ class Method(NamedTuple):
     regularizer: Callable[[Space, Arch, Mixture], jax.Array]
     optimizer: Callable[[Space], optax.GradientTransformationExtraArgs]
     derive: Callable[[Space, Arch, Memory, jax.Array, Evaluate | None], Any]
-    remember: Callable[[Space, Arch, Memory], Memory] = lambda space, arch, memory: memory
+    remember: Callable[[Space, Arch, Memory, jax.typing.ArrayLike], Memory] = lambda space, arch, memory, step: memory
+    measures: Callable[[Space, Arch, Memory, jax.typing.ArrayLike], dict[str, Any]] = lambda *_: {}
     net: Mapping[str, Any] = MappingProxyType({})
 
 

@@ -126,5 +126,5 @@ def nasp(
         regularizer=regularizer,
         optimizer=lambda space: clipped(proximal(adam, box()), clip_norm),
         derive=derive,
-        remember=select,
+        remember=lambda space, arch, memory, step: select(space, arch, memory),
     )

@@ -28,6 +28,7 @@ def network(
     auxiliary: bool = False,
     stem: str = "cifar",
     remat: bool = False,
+    shared: bool = False,
 ) -> nn.Module:
     """The stand-alone network of a genotype.
 
@@ -43,6 +44,8 @@ def network(
       stem: ``"cifar"``, or ``"imagenet"``, which divides the size of the image by 8 before the first cell.
       remat: whether the backward pass computes the inside of each cell again instead of keeping it: less memory, a
         third more time.
+      shared: whether nodes that have the same operation of the same input share its features, as in the supernet of
+        EnTranNAS.
 
     Returns:
       A Linen module with ``apply(variables, x, train=...)``: normalised images x [B, H, W, channels of the
@@ -54,8 +57,9 @@ def network(
     Raises:
       TypeError: there is no network for this kind of space.
       UsageError: on ``genotype``, if it is not one of the space; on ``channels`` or ``cells`` for a size it cannot
-        have; on ``auxiliary_weight``, ``stem`` or ``remat`` for what the space has not; from ``apply``, on ``dataset``
-        and ``auxiliary_weight``, for images of another shape, and on ``drop_path``, where the space has none.
+        have; on ``auxiliary_weight``, ``stem``, ``remat`` or ``share_features`` for what the space has not; from
+        ``apply``, on ``dataset`` and ``auxiliary_weight``, for images of another shape, and on ``drop_path``, where the
+        space has none.
     """
     raise TypeError(f"no network for a space of type {type(space).__name__}")
 
@@ -158,6 +162,7 @@ def _network_nas_bench_201(
     auxiliary: bool = False,
     stem: str = "cifar",
     remat: bool = False,
+    shared: bool = False,
     **size: Any,
 ) -> NASBench201Network:
     space.check(genotype)
@@ -167,6 +172,8 @@ def _network_nas_bench_201(
         raise UsageError("stem", f"must be 'cifar' for {space.name}, not {stem!r}")
     if remat:
         raise UsageError("remat", f"is not for {space.name}, whose networks are small")
+    if shared:
+        raise UsageError("share_features", f"is not for {space.name}; the DARTS space has it")
     return NASBench201Network(genotype, **size)
 
 

@@ -30,11 +30,18 @@ class Mixture:
         a number. Where that weight is 0 and only its gradient counts, this is GDAS. ``"probe"`` is NASP: the weight is
         taken to be 0 and has the gradient that it has there where all operations are computed. Operations that are not
         active run forward only, on the way back.
+      transit: what the other cells read, where only some of a supernet are engine cells, see `supernet`. None is what
+        those read.
     """
 
     weights: dict[str, jax.Array]
     active: dict[str, jax.Array] | None = None
     inactive: str = flax.struct.field(pytree_node=False, default="skip")
+    transit: "Mixture | None" = None
+
+    def at(self, engine: bool) -> "Mixture":
+        """What an engine cell reads, or another."""
+        return self if engine or self.transit is None else self.transit
 
     @classmethod
     def derived(cls, selection: Mapping[str, jax.Array]) -> Self:
@@ -59,6 +66,8 @@ def supernet(
     dtype: DTypeLike = jnp.float32,
     partial: int = 1,
     stem: str = "cifar",
+    engine: str | tuple[int, ...] = "all",
+    shared: bool = False,
 ) -> nn.Module:
     """The relaxed network of a space.
 
@@ -72,6 +81,10 @@ def supernet(
       partial: K of PC-DARTS: operations see the first 1 / K of the channels. Of the DARTS space only.
       stem: ``"cifar"``, or ``"imagenet"``, which divides the size of the image by 8 before the first cell. The latter
         of the DARTS space only.
+      engine: which cells are engine cells and read the mixture; the others read its ``transit``. ``"all"``, ``"none"``,
+        the ``"first"`` or the ``"last"`` cell of either kind, or numbers of cells, counted from 0. Of the DARTS space.
+      shared: whether an operation has one set of parameters in a cell for all edges that leave the same node, which
+        then share its features (EnTranNAS). Of the DARTS space only.
 
     Returns:
       A Linen module with ``apply(variables, x, mixture, train=...)``: normalised images x [B, H, W, channels of
@@ -80,8 +93,9 @@ def supernet(
 
     Raises:
       TypeError: there is no supernet for this kind of space.
-      UsageError: on ``method`` or ``stem``, if the space has no partial channels or no such stem; on ``channels``,
-        ``cells`` or ``partial`` for a size it cannot have; from ``apply``, on ``mixture`` for tables that are not those
+      UsageError: on ``method`` or ``stem``, if the space has no partial channels, engine cells, shared features or no
+        such stem; on ``engine``, for what it cannot be; on ``channels``, ``cells`` or ``partial`` for a size it cannot
+        have; from ``apply``, on ``mixture`` for tables that are not those
         of the space, and on ``dataset`` for images of another shape.
     """
     raise TypeError(f"no supernet for a space of type {type(space).__name__}")
@@ -272,8 +286,16 @@ class NASBench201Supernet(nn.Module):
 
 @supernet.register
 def _supernet_nas_bench_201(
-    space: NASBench201, *, partial: int = 1, stem: str = "cifar", **size: Any
+    space: NASBench201,
+    *,
+    partial: int = 1,
+    stem: str = "cifar",
+    engine: str | tuple[int, ...] = "all",
+    shared: bool = False,
+    **size: Any,
 ) -> NASBench201Supernet:
+    if engine != "all" or shared:
+        raise UsageError("method", f"needs engine cells, which {space.name} has not; the DARTS space has them")
     if partial != 1:
         raise UsageError("method", f"needs partial channels, which {space.name} has not; the DARTS space has them")
     if stem != "cifar":

@@ -12,6 +12,7 @@ from gaea_jax.plot.discretisation import discretisation
 from gaea_jax.plot.dot import write_dot
 from gaea_jax.plot.graph import RADIUS, draw_graph
 from gaea_jax.plot.search import search_plots
+from gaea_jax.plot.sparsification import sparsification
 
 __all__ = [
     "COLOURS",
@@ -25,6 +26,7 @@ __all__ = [
     "entropy_curve",
     "mixture_heatmap",
     "search_plots",
+    "sparsification",
     "training_curves",
     "truth_curve",
     "write_dot",

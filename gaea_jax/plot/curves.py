@@ -145,27 +145,33 @@ def mixture_heatmap(records: Records, choices: Mapping[str, Choice], path: str |
 
 
 def changes_curve(records: Records, path: str | os.PathLike[str]) -> Figure:
-    """Draws how often a search whose network is always a discrete one changes it.
+    """Draws whether a search has settled: how often what runs changes, and how much of the derived cell stays.
 
     Args:
-      records: reports in order; those with ``changed_edges`` (a step, mean since the report before), ``step`` and
-        ``epoch`` are drawn.
+      records: reports in order, with ``step``; those are drawn that have ``changed_edges`` (a step, mean since the
+        report before) and ``epoch``, or ``agreement`` with the derived cell of the report before (share of the
+        connections of both, 0 to 1).
       path: the PNG to write; its folder is made if it is absent.
 
     Returns:
-      The figure as written: changes of the operation of an edge in an epoch, over the steps.
+      The figure as written: edges that change in an epoch, and agreement, over the steps, of these what is known.
 
     Raises:
-      UsageError: no report tells of changes.
+      UsageError: no report tells of either.
     """
-    known = [record for record in records if "changed_edges" in record]
-    require(known, "a number of changed edges")
-    figure, (axes,) = _panels(known, 1)
-    steps, changes = series(known, "changed_edges")
-    epochs = [change * record["step"] / record["epoch"] for change, record in zip(changes, known, strict=True)]
-    axes.plot(steps, epochs, color=COLOURS[0], **marker(steps))
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("changed edges an epoch")
+    of_edges, of_cells = ([record for record in records if key in record] for key in ("changed_edges", "agreement"))
+    require(of_edges or of_cells, "a number of changed edges, or an agreement")
+    figure, panels = _panels(records, bool(of_edges) + bool(of_cells))
+    if of_edges:
+        steps, changes = series(of_edges, "changed_edges")
+        epochs = [change * record["step"] / record["epoch"] for change, record in zip(changes, of_edges, strict=True)]
+        panels[0].plot(steps, epochs, color=COLOURS[0], **marker(steps))
+        panels[0].set_ylim(bottom=0)
+        panels[0].set_ylabel("changed edges an epoch")
+    if of_cells:
+        _curve(panels[-1], of_cells, "agreement")
+        panels[-1].set_ylim(-0.03, 1.03)
+        panels[-1].set_ylabel("agreement with the last report")
     return save(figure, path)
 
 

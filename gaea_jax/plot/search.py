@@ -10,6 +10,7 @@ from gaea_jax.plot.curves import changes_curve, entropy_curve, mixture_heatmap, 
 from gaea_jax.plot.discretisation import discretisation
 from gaea_jax.plot.dot import write_dot
 from gaea_jax.plot.graph import draw_graph
+from gaea_jax.plot.sparsification import sparsification
 from gaea_jax.spaces.base import Choice, Graph
 
 
@@ -22,9 +23,9 @@ def search_plots(
       records: the reports of a search, in order.
       choices: the choices of the space by name.
       graphs: the derived cells by name.
-      folder: gets ``loss_accuracy.png``, ``entropy.png`` and ``mixture.png``; ``discretisation.png``, ``changes.png``
-        and ``truth.png`` where the reports have what they show; and for each cell a PNG and a Graphviz file of its
-        name, such as ``normal.png`` and ``normal.dot``.
+      folder: gets ``loss_accuracy.png``, ``entropy.png`` and ``mixture.png``; ``discretisation.png``, ``changes.png``,
+        ``sparsification.png`` and ``truth.png`` where the reports have what they show; and for each cell a PNG and a
+        Graphviz file of its name, such as ``normal.png`` and ``normal.dot``.
 
     Returns:
       The files written.
@@ -50,9 +51,12 @@ def search_plots(
     if any("derived_accuracy" in record for record in records):
         discretisation(records, choices, folder / "discretisation.png")
         names.append("discretisation.png")
-    if any("changed_edges" in record for record in records):
+    if any("changed_edges" in record or "agreement" in record for record in records):
         changes_curve(records, folder / "changes.png")
         names.append("changes.png")
+    if any("connections" in record for record in records):
+        sparsification(records, folder / "sparsification.png")
+        names.append("sparsification.png")
     if any("table" in record for record in records):
         truth_curve(records, folder / "truth.png")
         names.append("truth.png")

@@ -131,8 +131,8 @@ class DARTS:
         """The genotype of a concrete selection.
 
         Args:
-          selection: ``normal`` and ``reduce``, bool [14, operations], with at most one True a row and none for the
-            operation ``none``; nodes may have any number of inputs.
+          selection: ``normal`` and ``reduce``, bool [14, operations], with none True for the operation ``none``; nodes
+            may have any number of inputs, and edges of operations.
 
         Returns:
           The genotype.
@@ -145,8 +145,8 @@ class DARTS:
         cells = []
         for cell in CELLS:
             chosen = np.asarray(selection[cell])
-            if chosen.dtype != bool or (chosen.sum(axis=-1) > 1).any() or chosen[:, : self._first(cell)].any():
-                accepted = "bool tables with at most one True in each row, and none for the operation none"
+            if chosen.dtype != bool or chosen[:, : self._first(cell)].any():
+                accepted = "bool tables, with none True for the operation none"
                 raise UsageError("selection", f"wants {accepted}; {cell} is not so")
             pairs: dict[int, list[tuple[str, int]]] = {node: [] for node in NODES}
             for edge, operation in np.argwhere(chosen).tolist():
@@ -159,22 +159,18 @@ class DARTS:
         """The selection of a genotype: the inverse of `decode`.
 
         Args:
-          genotype: a pair of cells with operations of this space, at most one on an edge.
+          genotype: a pair of cells with operations of this space.
 
         Returns:
-          ``normal`` and ``reduce``, bool [14, operations], with at most one True a row.
+          ``normal`` and ``reduce``, bool [14, operations].
 
         Raises:
-          UsageError: on ``genotype``, if an operation is not one of this space, or an edge has several.
+          UsageError: on ``genotype``, if an operation is not one of this space.
         """
         self.check(genotype)
         tables = {cell: np.zeros((len(EDGES), len(self.options(cell))), bool) for cell in CELLS}
         for cell, node, operation, source in _entries(genotype):
-            row = tables[cell][EDGES.index((node, source))]
-            if row.any():
-                place = f"{cell}, node {node}, input {source}"
-                raise UsageError("genotype", f"{place} has several operations; wants at most one an edge")
-            row[self.options(cell).index(operation)] = True
+            tables[cell][EDGES.index((node, source)), self.options(cell).index(operation)] = True
         return {cell: jnp.asarray(table) for cell, table in tables.items()}
 
     def parse(self, text: str) -> Genotype:

@@ -175,6 +175,25 @@ Source: ``codes/genotypes.py`` of ``xujinfan/NASP-codes``. Reported error: 2.44 
 million parameters.
 """
 
+ISTA_TWOSTAGE = Genotype(
+    normal=(
+        ((_SKIP, 0), (_DIL3, 1)),
+        ((_SEP5, 0), (_DIL3, 2)),
+        ((_DIL3, 1), (_SEP3, 0)),
+        ((_SEP3, 2), (_SKIP, 0)),
+    ),
+    reduce=(
+        ((_AVG, 0), (_SEP5, 1)),
+        ((_DIL5, 2), (_MAX, 1)),
+        ((_DIL5, 3), (_SEP3, 1)),
+        ((_DIL5, 4), (_SEP5, 1)),
+    ),
+)
+"""The genotype of `ISTA-NAS <https://arxiv.org/abs/2010.06176>`_ in two stages, the predecessor of EnTranNAS.
+
+Source: ``tools/genotypes.py`` of ``iboing/ISTA-NAS``. Reported error: none that could be read for this very genotype.
+"""
+
 PUBLISHED: dict[str, Genotype] = {
     "DARTS_V1": DARTS_V1,
     "DARTS_V2": DARTS_V2,
@@ -184,6 +203,7 @@ PUBLISHED: dict[str, Genotype] = {
     "GAEA_PC_DARTS_CIFAR10_1307": GAEA_PC_DARTS_CIFAR10_1307,
     "GAEA_PC_DARTS_IMAGENET": GAEA_PC_DARTS_IMAGENET,
     "NASP": NASP,
+    "ISTA_TWOSTAGE": ISTA_TWOSTAGE,
 }
 """Every published genotype by its name."""
 

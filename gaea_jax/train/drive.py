@@ -79,7 +79,7 @@ def drive(
     source: Any,
     until: int,
     *,
-    report: Callable[[Any, Record], tuple[Record, str]],
+    report: Callable[[Any, Record, Record | None], tuple[Record, str]],
     report_every: int,
     description: str,
     folder: RunFolder | None = None,
@@ -98,8 +98,9 @@ def drive(
       source: ``source(i) -> batch``, a pytree; or a `Stream`, whose place is in the checkpoints and whose threads end
         with the run.
       until: number of steps to have completed at the end.
-      report: ``report(state, metrics) -> (record, text)``: adds to the mean metrics since the last report what is worth
-        a line of ``metrics.jsonl``, and sums it up for the progress display. May not keep the state, which is donated.
+      report: ``report(state, metrics, before) -> (record, text)``: adds to the mean metrics since the last report,
+        whose record is ``before`` (None for the first), what is worth a line of ``metrics.jsonl``, and sums it up for
+        the progress display. May not keep the state, which is donated.
       report_every: steps between two reports, each followed by a checkpoint.
       description: what is running, for the progress display.
       folder: where to write; None writes nothing.
@@ -183,7 +184,7 @@ def drive(
                 # On the host, where a quotient is rounded alike for one run and for several.
                 count = np.float32(tallied.count)
                 means = {name: (np.asarray(total) / count).tolist() for name, total in tallied.sums.items()}
-                record, text = report(tallied.state, means)
+                record, text = report(tallied.state, means, records[-1] if records else None)
                 record = {"step": done, **record, "wall_s": wall_s}
                 if folder and checkpoints:
                     folder.log.append(record)

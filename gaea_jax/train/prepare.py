@@ -61,7 +61,7 @@ class Ready(NamedTuple):
     create: Callable[[jax.Array], SearchState]
     images: Split | StoredSplit
     source: Callable[[Any, jax.Array], SearchSource | Stream]
-    report: Callable[[SearchState, Record], tuple[Record, str]]
+    report: Callable[[SearchState, Record, Record | None], tuple[Record, str]]
     digests: dict[str, str | None]
 
 
@@ -140,12 +140,12 @@ def prepare(config: SearchConfig, devices: Sequence[jax.Device]) -> Ready:
         mixture = jax.eval_shape(
             lambda state: method.mixture(space, state.params["arch"], state.memory, state.key, 0, "weights"), blank
         )
-        if mixture.active is None:
+        if mixture.at(False).active is None:
             raise UsageError("inactive_weights", f"must be 'decay' for {config.method}, which runs all operations")
     accuracies = _accuracies(config, net, dataset, train_valid, devices)
 
-    def report(state: SearchState, means: Record) -> tuple[Record, str]:
-        return make_report(space, method, state, means, length.steps_per_epoch, table, accuracies)
+    def report(state: SearchState, means: Record, before: Record | None) -> tuple[Record, str]:
+        return make_report(space, method, state, means, length.steps_per_epoch, table, accuracies, before)
 
     digests = {"--split": None if train_valid is None else train_valid.digest()}
     return Ready(config, space, method, length, step, create, dataset.train, source, report, digests)

@@ -64,6 +64,27 @@ def linear(first: float, last: float, periods: int, period: int = 1) -> optax.Sc
     return schedule
 
 
+def geometric(first: float, last: float, periods: int, period: int = 1) -> optax.Schedule:
+    """From `first` to `last` in stairs of the same ratio, both included, such as the temperature of EnTranNAS.
+
+    Args:
+      first: value in the first stair, above 0.
+      last: value in the last stair, and after it; above 0.
+      periods: number of stairs; a single one has the value `first`.
+      period: steps in a stair.
+
+    Returns:
+      A schedule of the step.
+
+    Example:
+      >>> schedule = geometric(1.0, 0.25, 3, 100)
+      >>> float(schedule(150)), float(schedule(250))
+      (0.5, 0.25)
+    """
+    exponent = linear(0.0, 1.0, periods, period)
+    return lambda step: first * (last / first) ** exponent(step)
+
+
 def ramp(peak: float, periods: int, period: int = 1) -> optax.Schedule:
     """From 0 towards `peak` in equal stairs, such as the drop-path of the papers' code (a stair an epoch).
 

@@ -29,6 +29,7 @@ def make_report(
     steps_per_epoch: int,
     table: Table | None,
     accuracies: Mapping[str, Accuracy],
+    before: Record | None,
 ) -> tuple[Record, str]:
     """Derives a cell and describes the search at a step.
 
@@ -42,6 +43,7 @@ def make_report(
       accuracies: ``(state, mixture)`` to the percent of held-out images that the supernet classifies right, by what
         follows ``valid_accuracy`` and ``derived_accuracy`` in the names of the results. That of ``""``, which has to be
         there, is also what a method derives by. Empty where there are no such images.
+      before: the record before this, or None.
 
     Returns:
       The record, see `gaea_jax.search`, and a line that sums it up.
@@ -64,7 +66,12 @@ def make_report(
         "skip_share": _skip_share(space, genotype),
         "mixture": {name: table.tolist() for name, table in weights.items()},
         "genotype": str(genotype),
+        **jax.tree.map(
+            lambda value: np.asarray(value).tolist(), method.measures(space, arch, state.memory, state.step)
+        ),
     }
+    if before:
+        record["agreement"] = _agreement(space, genotype, space.parse(before["genotype"]))
     changes = f"  {means['changed_edges'] * steps_per_epoch:.1f} changes an epoch" if "changed_edges" in means else ""
     nats = operation_entropy(space.choices, record["entropy"])
     text = f"loss {means['loss']:.3f}  acc {means['accuracy']:.1f} %  entropy {nats:.3f} nats{changes}"
@@ -72,8 +79,8 @@ def make_report(
         discrete = Mixture.derived(space.encode(genotype))
         learns = bool(jax.tree.leaves(arch))
         mixture = method.mixture(space, arch, state.memory, key, state.step, "eval") if learns else discrete
-        if mixture.active is None:
-            discrete = _one_hot(space, genotype, mixture)
+        if learns:
+            discrete = _in_form(space, genotype, mixture)
         once = _equal(mixture, discrete)
         for name, accuracy in accuracies.items():
             valid = accuracy(state, mixture)
@@ -106,14 +113,26 @@ def _skip_share(space: Space, genotype: Any) -> float:
     return skips / kept
 
 
-def _one_hot(space: Space, genotype: Any, mixture: Mixture) -> Mixture:
-    """A genotype in the form of a mixture of all operations, so that the program compiled for that serves it too."""
+def _agreement(space: Space, one: Any, other: Any) -> float:
+    """How many of the connections that one or the other of two cells has are in both, from 0 to 1."""
+    tables = space.encode(one), space.encode(other)
+    pairs = [tuple(np.asarray(cell[name]) for cell in tables) for name in tables[0]]
+    return float(sum((a & b).sum() for a, b in pairs) / sum((a | b).sum() for a, b in pairs))
+
+
+def _in_form(space: Space, genotype: Any, mixture: Mixture) -> Mixture:
+    """A genotype in the form of a mixture, so that the program compiled for that serves it too."""
     tables = space.encode(genotype)
+    derived = Mixture.derived(tables)
+    transit = None if mixture.transit is None else derived
+    if mixture.active is not None:
+        return Mixture(derived.weights, derived.active, transit=transit)
     kept = {
         name: tables[name] if choice.weighs is None else tables[choice.weighs].any(axis=-1)
         for name, choice in space.choices.items()
     }
-    return Mixture({name: kept[name].astype(table.dtype) for name, table in mixture.weights.items()})
+    weights = {name: kept[name].astype(table.dtype) for name, table in mixture.weights.items()}
+    return Mixture(weights, transit=transit)
 
 
 def _equal(one: Mixture, other: Mixture) -> bool:

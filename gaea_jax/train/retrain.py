@@ -66,6 +66,7 @@ class RetrainConfig(RunConfig):
       accumulate: split each batch into this many parts, one after the other, so that it takes less memory. The step is
         that of the whole batch, but BatchNorm has the statistics of each part.
       remat: keep less for the gradient, and compute it again.
+      share_features: nodes that have the same operation of the same input share its features, and its parameters.
     """
 
     genotype: str
@@ -88,6 +89,7 @@ class RetrainConfig(RunConfig):
     stem: str | None = None
     accumulate: int = 1
     remat: bool = False
+    share_features: bool = False
 
 
 @flax.struct.dataclass
@@ -230,6 +232,7 @@ def retrain(
         num_classes=dataset.num_classes,
         dtype=compute_dtype(config),
         stem=recipe.stem,
+        shared=config.share_features,
     )
     net = make_net(auxiliary=recipe.auxiliary_weight > 0, remat=config.remat)
     tx = sgd(
@@ -263,7 +266,7 @@ def retrain(
         key,
         source,
         length.until,
-        report=lambda state, means: (
+        report=lambda state, means, before: (
             {"epoch": int(state.step) / length.steps_per_epoch, **means},
             f"loss {means['loss']:.3f}  acc {means['accuracy']:.1f} %",
         ),

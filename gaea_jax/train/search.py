@@ -108,7 +108,10 @@ def search(
       config: what, how and where.
       on_report: called with every report, which is also a line of ``metrics.jsonl``: ``step``, ``epoch``, means since
         the last report of ``loss`` (nats), ``accuracy`` (percent) and ``gradient_norm``, and of ``changed_edges`` if
-        the method has a memory (see `make_search_step`),
+        the method has a memory (see `make_search_step`), what the method measures itself by (EnTranNAS-DST:
+        ``connections`` and ``thresholds`` of each node of a cell, and ``equivalence_gap``, by how much a weight of the
+        engine cells differs at most from 1), ``agreement`` (of the connections of this derived cell and the last
+        report's the share that both have, 0 to 1),
         ``entropy`` (mean over the simplices of each choice, nats), ``skip_share`` (of the derived operations, 0 to 1),
         ``mixture`` (weights of each choice, a flat list where its simplices differ in length), ``genotype``,
         ``wall_s``; with a bilevel objective ``valid_accuracy``, the percent of `eval_images` held-out images that the

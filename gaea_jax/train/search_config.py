@@ -10,7 +10,7 @@ from gaea_jax.errors import UsageError
 from gaea_jax.methods import Method, get_method
 from gaea_jax.train.config import Length, RunConfig, check_run
 from gaea_jax.train.evaluate import STATISTICS
-from gaea_jax.train.recipe import linear
+from gaea_jax.train.recipe import geometric, linear
 from gaea_jax.train.step import check_objective
 
 DEFAULT_EPOCHS = 25
@@ -18,7 +18,13 @@ CLAMPS = ("shift-invariant", "release")
 DERIVE_FROM = ("last", "best_valid")
 INACTIVE_WEIGHTS = ("decay", "freeze")
 EVAL_STATISTICS = (*STATISTICS, "both")
-TEMPERATURES = (10.0, 0.1)
+# For each method that has a temperature the first, the last, and what is between.
+TEMPERATURES = {
+    "gdas": (10.0, 0.1, linear),
+    "gaea_gdas": (10.0, 0.1, linear),
+    "entrannas": (1.0, 1.0, geometric),
+    "entrannas_dst": (1.0, 1.0, geometric),
+}
 # Flags that are for the method, and what its factory calls them.
 _METHOD_OPTIONS = {
     "arch_learning_rate": "learning_rate",
@@ -34,6 +40,16 @@ _METHOD_OPTIONS = {
     "keep": "keep",
     "tie": "tie",
     "genotype_rule": "genotype_rule",
+    "engine": "engine",
+    "shared": "shared",
+    "selection": "selection",
+    "threshold": "threshold",
+    "threshold_learning_rate": "threshold_learning_rate",
+    "normalise": "normalise",
+    "transit_weight": "transit_weight",
+    "per_edge": "per_edge",
+    "max_connections": "max_connections",
+    "sparsity_weight": "sparsity_weight",
 }
 _POSITIVE = (
     "channels",
@@ -47,6 +63,7 @@ _POSITIVE = (
     "arch_clip_norm",
     "temperature",
     "final_temperature",
+    "threshold_learning_rate",
     "eval_images",
 )
 
@@ -89,8 +106,9 @@ class SearchConfig(RunConfig):
       arch_warmup_epochs: epochs (fractions too) in which the architecture does not move.
       entropy_weight: factor of the divergence from the uniform mixture that is added to the loss.
       clamp: how the exponentiated gradient keeps off zero, "shift-invariant" or "release"; the former by default.
-      temperature: of the Gumbel softmax in the first epoch; 10 by default.
-      final_temperature: of the Gumbel softmax in the last epoch, with a straight line between; 0.1 by default.
+      temperature: in the first epoch that of the Gumbel softmax, 10 by default, or of the softmax of EnTranNAS, 1.
+      final_temperature: the same in the last epoch, 0.1 and 1 by default. Between the two, GDAS has a straight line and
+        EnTranNAS a constant ratio from epoch to epoch.
       complexity_weight: of NASP, factor of the burden of what is selected that is added to the loss; 0 by default.
       init_noise: of NASP, deviation of the noise around the architecture's start; 0.001 by default.
       keep: of NASP, the weight of a selected operation, "one" or its "magnitude"; the former by default.
@@ -98,6 +116,19 @@ class SearchConfig(RunConfig):
         default.
       genotype_rule: of NASP, what is derived: what the last step ran, "discrete", or what the released code derives,
         "softmax"; the former by default.
+      engine: of EnTranNAS, which cells have the whole mixture: the "first" (by default) or the "last" of either kind,
+        "all" or "none".
+      shared: of EnTranNAS, whether the edges that leave a node share the features of an operation; they do by default.
+      selection: of EnTranNAS without thresholds, what transit cells and the result have: two "edges" a node (by
+        default), or the two heaviest "connections", perhaps of one edge.
+      threshold: of EnTranNAS-DST, where the thresholds of the nodes start; 0.5 by default.
+      threshold_learning_rate: their step with GAEA; 0.0006 by default. Without, they have that of the architecture.
+      normalise: of EnTranNAS-DST, what the weights of what is left sum to 1 over, each "edge" (by default) or "node".
+      transit_weight: of EnTranNAS-DST, what a connection weighs in transit cells, "one" (by default), or what the
+        "mixture" of the engine cells has.
+      per_edge: of EnTranNAS-DST, whether the result has "several" operations on an edge (by default), or the "best".
+      max_connections: of EnTranNAS-DST, the most that a node keeps; there is no limit by default.
+      sparsity_weight: of EnTranNAS-DST, factor of 1 less the mean threshold that is added to the loss; 0 by default.
       inactive_weights: what the optimiser does to the weights of operations that did not run in a step: "decay" moves
         them by decay and momentum, as the released codes do, "freeze" lets them rest.
       derive_from: which genotype is the result: "last", or "best_valid", that of the report with the best accuracy on
@@ -143,6 +174,16 @@ class SearchConfig(RunConfig):
     keep: str | None = None
     tie: str | None = None
     genotype_rule: str | None = None
+    engine: str | None = None
+    shared: bool | None = None
+    selection: str | None = None
+    threshold: float | None = None
+    threshold_learning_rate: float | None = None
+    normalise: str | None = None
+    transit_weight: str | None = None
+    per_edge: str | None = None
+    max_connections: int | None = None
+    sparsity_weight: float | None = None
     inactive_weights: str = "decay"
     derive_from: str = "last"
     eval_images: int = 1024
@@ -229,11 +270,12 @@ def method_of(config: SearchConfig) -> Callable[..., Method]:
     def make(length: Length, **other: Any) -> Method:
         if "temperature" not in takes:
             return factory(**{**options, **other})
+        *defaults, between = TEMPERATURES[config.method]
         first, last = (
             default if given is None else given
-            for default, given in zip(TEMPERATURES, (config.temperature, config.final_temperature), strict=True)
+            for default, given in zip(defaults, (config.temperature, config.final_temperature), strict=True)
         )
-        temperature = linear(first, last, length.periods, length.period)
+        temperature = between(first, last, length.periods, length.period)
         return factory(**{**options, "temperature": temperature, **other})
 
     return make

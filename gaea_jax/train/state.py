@@ -61,7 +61,7 @@ class SearchState:
         """
         weights_key, arch_key, _ = jax.random.split(key, 3)
         arch = method.init(space, arch_key)
-        memory = method.remember(space, arch, {})
+        memory = method.remember(space, arch, {}, 0)
         x = jnp.zeros((1, *image_shape), jnp.float32)
         mixture = method.mixture(space, arch, memory, run_key(key), 0, "eval")
         collections = dict(net.init(weights_key, x, mixture, train=False))

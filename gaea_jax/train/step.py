@@ -243,15 +243,16 @@ def make_passes(
     def update(state: SearchState, grads: Any, block: str, phase: str) -> Any:
         told = {}
         if masks and block != "arch":
-            tables = mixture_at(state.params["arch"], state, phase).active
-            if tables is not None:
-                told["active"] = active_parameters(space, state.params["weights"], tables)
+            mixture = mixture_at(state.params["arch"], state, phase)
+            told["active"] = active_parameters(net, state.params["weights"], mixture)
         return tx.update(grads, state.opt_state, state.params, block=block, **told)
 
     def apply(state: SearchState, grads: Any, collections: Any, block: str, phase: str) -> SearchState:
         updates, opt_state = update(state, grads, block, phase)
         params = optax.apply_updates(state.params, updates)
-        memory = state.memory if block == "weights" else method.remember(space, params["arch"], state.memory)
+        memory = (
+            state.memory if block == "weights" else method.remember(space, params["arch"], state.memory, state.step)
+        )
         return dataclasses.replace(state, params=params, collections=collections, opt_state=opt_state, memory=memory)
 
     def moves_arch(state: SearchState, move: Callable[[SearchState], SearchState], stay: Callable) -> SearchState:

@@ -161,10 +161,11 @@ def sweep(
     folder = open_folder(ready.config, {**ready.digests, "--sweep": ", ".join(names)})
     own = [] if folder is None else _own_folders(folder, dict(zip(names, configs, strict=True)))
 
-    def report(state: Runs, means: Record) -> tuple[Record, str]:
+    def report(state: Runs, means: Record, before: Record | None) -> tuple[Record, str]:
         records = []
         for number, one in enumerate(jax.device_put(state, devices[0]).split()):
-            record, _ = ready.report(one, {name: values[number] for name, values in means.items()})
+            own_means = {name: values[number] for name, values in means.items()}
+            record, _ = ready.report(one, own_means, before and before["runs"][number])
             records.append(record)
         loss, accuracy = (statistics.fmean(means[name]) for name in ("loss", "accuracy"))
         return {"runs": records}, f"{len(configs)} runs, mean loss {loss:.3f}  acc {accuracy:.1f} %"

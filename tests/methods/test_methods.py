@@ -15,7 +15,11 @@ from gaea_jax.methods import (
     Arch,
     Method,
     darts,
+    entrannas,
+    entrannas_dst,
     gaea,
+    gaea_entrannas,
+    gaea_entrannas_dst,
     gaea_gdas,
     gaea_pc_darts,
     gdas,
@@ -65,7 +69,11 @@ def simplices(space: Space, name: str, table: jax.Array) -> list[np.ndarray]:
 def test_get_method() -> None:
     known = {
         "darts": darts,
+        "entrannas": entrannas,
+        "entrannas_dst": entrannas_dst,
         "gaea": gaea,
+        "gaea_entrannas": gaea_entrannas,
+        "gaea_entrannas_dst": gaea_entrannas_dst,
         "gaea_gdas": gaea_gdas,
         "gaea_pc_darts": gaea_pc_darts,
         "gdas": gdas,

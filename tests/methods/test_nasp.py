@@ -138,8 +138,8 @@ def test_of_equal_weights_the_first_or_the_selected_one_wins(tie: str) -> None:
     assert chosen[:2] == [[0, 3 if tie == "first" else 6], [1, 4]]
     assert chosen[2] == [2, 0 if tie == "first" else 7]
     assert chosen[-2:] == ([[9, 2], [10, 2]] if tie == "first" else [[11, 2], [13, 2]])
-    chex.assert_trees_all_equal(method.remember(NASP_SPACE, arch, before), found)
-    chex.assert_trees_all_equal(method.remember(NASP_SPACE, arch, found), found)
+    chex.assert_trees_all_equal(method.remember(NASP_SPACE, arch, before, 0), found)
+    chex.assert_trees_all_equal(method.remember(NASP_SPACE, arch, found, 0), found)
     genotype = method.derive(NASP_SPACE, arch, before, KEY, None)
     assert genotype == NASP_SPACE.decode(found)
 

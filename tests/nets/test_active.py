@@ -36,8 +36,9 @@ def without_gradient(space: Any, cells: int, variables: Any, mixture: Mixture) -
 def test_what_is_active_has_a_gradient_and_nothing_else_has(draw: Any, space: Any, cells: int) -> None:
     genotype = space.random(np.random.default_rng(4))
     mixture = Mixture.derived(space.encode(genotype))
-    variables = draw(supernet(space, channels=4, cells=cells, num_classes=3), IMAGES, Mixture(mixture.weights))
-    active = active_parameters(space, variables["params"], mixture.active or {})
+    net = supernet(space, channels=4, cells=cells, num_classes=3)
+    variables = draw(net, IMAGES, Mixture(mixture.weights))
+    active = active_parameters(net, variables["params"], mixture)
     chex.assert_trees_all_equal_structs(active, variables["params"])
     gradient = without_gradient(space, cells, variables, mixture)
     seen = set()
@@ -54,9 +55,9 @@ def test_what_is_active_has_a_gradient_and_nothing_else_has(draw: Any, space: An
     assert jax.tree.leaves(active["stem"]) == [True] * 3 and all(jax.tree.leaves(active["classifier"]))
 
 
-def test_a_space_without_a_supernet_is_refused() -> None:
-    with pytest.raises(TypeError, match="no supernet for a space of type str"):
-        active_parameters("darts", {}, {})
+def test_what_is_no_supernet_is_refused() -> None:
+    with pytest.raises(TypeError, match="wants a supernet, not str"):
+        active_parameters("darts", {}, Mixture({}))
 
 
 def test_the_rows_of_a_reduction_cell_are_edges_of_one_stride() -> None:
@@ -68,7 +69,9 @@ def test_the_rows_of_a_reduction_cell_are_edges_of_one_stride() -> None:
     active = {cell: np.zeros((len(EDGES), 8), bool) for cell in tables}
     edge = EDGES.index((4, 3))
     active["reduce"][edge, 4] = True
-    masks = active_parameters(space, params, {cell: jnp.asarray(table) for cell, table in active.items()})
+    masks = active_parameters(
+        net, params, Mixture(tables, {cell: jnp.asarray(table) for cell, table in active.items()})
+    )
     on = {
         (module, name): np.argwhere(np.ravel(mask)).ravel().tolist()
         for module, operations in masks.items()

@@ -201,6 +201,30 @@ def test_changes_are_those_of_an_epoch(tmp_path):
     [curve] = axes.lines
     chex.assert_trees_all_close(curve.get_xydata(), np.array([[50.0, 4.0], [150.0, 12.0]]))
     assert axes.get_ylim()[0] == 0
+    for number, record in enumerate(records[1:]):
+        record["agreement"] = (0.5, 1.0)[number]
+    changes, agreement = plot.changes_curve(records, tmp_path / "a.png").axes
+    assert len(changes.lines) == 1
+    chex.assert_trees_all_close(agreement.lines[0].get_xydata(), np.array([[100.0, 0.5], [150.0, 1.0]]))
+
+
+def test_sparsification_has_a_line_for_each_node_of_both_cells(tmp_path):
+    records = [
+        {
+            "step": 10 * n,
+            "connections": {"normal": [4, 3, 2, 1], "reduce": [n, n, n, n]},
+            "thresholds": {"normal": [0.5] * 4, "reduce": [0.1 * n] * 4},
+            "equivalence_gap": 0.2 * n,
+        }
+        for n in (1, 2, 3)
+    ]
+    connections, thresholds, gap = plot.sparsification([{"step": 5}, *records], tmp_path / "a.png").axes
+    lines = {line.get_label(): line for line in connections.lines}
+    assert len(lines) == 8 and len(thresholds.lines) == 8
+    assert list(lines["normal, node 1"].get_ydata()) == [3, 3, 3]
+    assert list(lines["reduce, node 3"].get_xydata()[:, 1]) == [1, 2, 3]
+    assert lines["normal, node 0"].get_linestyle() != lines["reduce, node 0"].get_linestyle()
+    chex.assert_trees_all_close(gap.lines[0].get_xydata(), np.array([[10, 0.2], [20, 0.4], [30, 0.6]]))
 
 
 @pytest.mark.parametrize(
@@ -210,6 +234,7 @@ def test_changes_are_those_of_an_epoch(tmp_path):
         lambda path: plot.entropy_curve([], CHOICES, path),
         lambda path: plot.mixture_heatmap([{"step": 1, "loss": 2.0}], CHOICES, path),
         lambda path: plot.changes_curve([{"step": 1, "loss": 2.0}], path),
+        lambda path: plot.sparsification([{"step": 1, "loss": 2.0}], path),
         lambda path: plot.truth_curve([{"step": 1, "loss": 2.0}], path),
     ],
 )

@@ -130,7 +130,8 @@ def test_a_table_of_another_space_is_refused(tmp_path, arrays):
         (SearchConfig(epochs=1, steps=1), "steps: cannot be given together with a number of epochs"),
         (
             SearchConfig(method="x"),
-            "method: 'x' is unknown; known are darts, gaea, gaea_gdas, gaea_pc_darts, gdas, nasp, pc_darts, random",
+            "method: 'x' is unknown; known are darts, entrannas, entrannas_dst, gaea, "
+            "gaea_entrannas, gaea_entrannas_dst, gaea_gdas, gaea_pc_darts, gdas, nasp, pc_darts, random",
         ),
         (SearchConfig(order="x"), "order: 'x' is unknown; known are joint, alternating"),
         (SearchConfig(objective="x"), "objective: 'x' is unknown; known are single-level, bilevel, bilevel-unrolled"),

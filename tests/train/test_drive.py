@@ -99,7 +99,7 @@ def regression(state, x):
     return State(state.step + 1, state.w - 0.05 * momentum, momentum, state.key), metrics
 
 
-def report(state, means):
+def report(state, means, before):
     return {**means, "w": state.w.tolist()}, f"loss {means['loss']:.3f}"
 
 

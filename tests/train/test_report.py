@@ -38,7 +38,7 @@ def favouring(factory: Callable) -> Arch:
 
 
 def report(method: Method, arch: Arch, accuracies: dict[str, Callable] | None = None) -> tuple[dict, str]:
-    return make_report(DARTS_SPACE, method, state_of(arch), MEANS, 4, None, accuracies or {})
+    return make_report(DARTS_SPACE, method, state_of(arch), MEANS, 4, None, accuracies or {}, None)
 
 
 class Recorded:

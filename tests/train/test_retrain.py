@@ -307,7 +307,7 @@ def test_a_training_with_drop_path_and_accumulation_goes_on_bitwise(head, tmp_pa
 
 def test_the_auxiliary_head_is_trained_and_counted_apart(head, tmp_path):
     result = trained(dataclasses.replace(DROPPED, steps=2, remat=True, out=tmp_path / "run"))
-    asked = {"channels": 36, "cells": 20, "dtype": jnp.float32, "stem": "cifar"}
+    asked = {"channels": 36, "cells": 20, "dtype": jnp.float32, "stem": "cifar", "shared": False}
     assert head == [{**asked, "auxiliary": True, "remat": True}, {**asked, "auxiliary": False}]
     main = 256 * 6 + 2 * 6 + (6 + 1) * 10
     assert (result.size.parameters, result.parameters_with_auxiliary) == (main, main + (6 + 1) * 10)

@@ -35,7 +35,8 @@ ACCURACIES = {"valid_accuracy", "derived_accuracy", "valid_accuracy_running", "d
 @pytest.fixture(scope="module", autouse=True)
 def few_operations():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gaea_jax.train.prepare.get_space", {"darts": SPACE}.__getitem__)
+        spaces = {"darts": SPACE, "darts_nozero": DARTS("darts_nozero", SPACE.operations[1:])}
+        patch.setattr("gaea_jax.train.prepare.get_space", spaces.__getitem__)
         yield
 
 
@@ -53,7 +54,7 @@ def test_what_a_search_of_darts_cells_writes(found):
     said = json.loads((out / "result.json").read_text())
     assert said["space"] == "darts" and SPACE.parse(said["genotype"]) == found.genotype
     assert {path.name for path in (out / "plots").iterdir()} == {
-        *("loss_accuracy.png", "entropy.png", "mixture.png", "discretisation.png"),
+        *("loss_accuracy.png", "entropy.png", "mixture.png", "discretisation.png", "changes.png"),
         *("normal.png", "normal.dot", "reduce.png", "reduce.dot"),
     }
     first, last = found.records
@@ -81,3 +82,42 @@ def test_a_search_with_partial_channels_goes_on_bitwise(found, tmp_path):
     assert [{**record, "wall_s": 0} for record in result.records] == [
         {**record, "wall_s": 0} for record in found.records
     ]
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("entrannas", {"final_temperature": 0.5, "inactive_weights": "freeze", "shared": False}),
+        ("gaea_entrannas_dst", {"threshold": 0.9, "threshold_learning_rate": 0.1, "sparsity_weight": 0.1}),
+    ],
+)
+def test_engine_and_transit_cells_go_on_bitwise(tmp_path, method, options):
+    sparse = {
+        "space": "darts_nozero",
+        "method": method,
+        "arch_learning_rate": 1.0,
+        "edge_learning_rate": None,
+        **options,
+    }
+    config = dataclasses.replace(CONFIG, eval_statistics="batch", **sparse)
+    unbroken = searched(config)
+    config = dataclasses.replace(config, out=tmp_path / "run")
+
+    def stop(record):
+        if record["step"] == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        searched(config, stop)
+    result = searched(dataclasses.replace(config, resume=True))
+    chex.assert_trees_all_equal(result.state, unbroken.state)
+    assert [{**record, "wall_s": 0} for record in result.records] == [
+        {**record, "wall_s": 0} for record in unbroken.records
+    ]
+    first, last = result.records
+    assert "agreement" not in first and 0 <= last["agreement"] <= 1
+    assert ("connections" in last) == (config.out / "plots" / "sparsification.png").exists() == ("dst" in method)
+    if "connections" in last:
+        kept = [len(pairs) for cell in (result.genotype.normal, result.genotype.reduce) for pairs in cell]
+        assert [*last["connections"]["normal"], *last["connections"]["reduce"]] == kept
+        assert min(kept) >= 1

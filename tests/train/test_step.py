@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from gaea_jax.errors import UsageError
-from gaea_jax.methods import darts, gaea, nasp, random_search
+from gaea_jax.methods import darts, entrannas, entrannas_dst, gaea, nasp, random_search
 from gaea_jax.nets import Mixture, active_parameters, supernet
 from gaea_jax.optim import freeze_inactive, search_optimizer
 from gaea_jax.spaces import get_space
@@ -20,6 +20,7 @@ from gaea_jax.train.recipe import sgd
 
 ORDERS = ("joint", "alternating")
 SPACE = get_space("nas_bench_201_nozero")
+FEW = DARTS("tiny", ("avg_pool_3x3", "dil_conv_3x3"), ("skip_connect", "avg_pool_3x3"))
 IMAGE = (4, 4, 1)
 
 assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
@@ -157,7 +158,7 @@ def lazy(tiny):
     start = {"cell": jax.random.uniform(jax.random.key(0), (6, 4))}
     state = SearchState.create(tiny.net, SPACE, method, tiny.tx, IMAGE, jax.random.key(0))
     params = {**state.params, "arch": start}
-    return tiny, state.replace(params=params, memory=method.remember(SPACE, start, {}))
+    return tiny, state.replace(params=params, memory=method.remember(SPACE, start, {}, 0))
 
 
 def test_a_step_of_nasp_is_lazy_and_its_weights_see_the_new_network(lazy, batch):
@@ -198,7 +199,7 @@ def test_the_optimiser_is_told_which_weights_take_part():
     step = make_search_step(net, space, method, tx, order="alternating", masks=True)
     batch = (jax.random.normal(jax.random.key(1), (4, 8, 8, 3)), jnp.arange(4) % 3)
     after, _ = jax.jit(step)(before, {"weights": batch, "arch": batch})
-    active = active_parameters(space, before.params["weights"], before.memory)
+    active = active_parameters(net, before.params["weights"], Mixture({}, before.memory))
     idle = jax.tree.map(lambda mask: not np.all(mask), active)
     # Of the 1x1 convolutions, one an edge and cell.
     assert 0 < sum(jax.tree.leaves(idle)) < 18
@@ -211,22 +212,23 @@ def test_the_optimiser_is_told_which_weights_take_part():
 
 
 @pytest.mark.parametrize(
-    ("space", "cells"),
+    ("space", "cells", "method"),
     [
-        (NASBench201("tiny", ("skip_connect", "nor_conv_1x1", "avg_pool_3x3")), 1),
-        (DARTS("tiny", ("avg_pool_3x3", "dil_conv_3x3"), ("skip_connect", "avg_pool_3x3")), 3),
+        (NASBench201("tiny", ("skip_connect", "nor_conv_1x1", "avg_pool_3x3")), 1, nasp(0.03, init_noise=0.01)),
+        (FEW, 3, nasp(0.03, init_noise=0.01)),
+        (FEW, 3, entrannas(0.03)),
+        (FEW, 3, entrannas_dst(0.1, threshold=0.7)),
     ],
-    ids=["nas_bench_201", "darts"],
+    ids=["nas_bench_201", "darts", "engine and transit cells", "thresholds"],
 )
-def test_the_network_changes_and_is_traced_once(space, cells):
+def test_the_network_changes_and_is_traced_once(space, cells, method):
     calls = []
-    method = nasp(0.03, init_noise=0.01)
 
     def mixture(*arguments):
         calls.append(arguments[-1])
         return method.mixture(*arguments)
 
-    net = supernet(space, channels=4, cells=cells, num_classes=3)
+    net = supernet(space, channels=4, cells=cells, num_classes=3, **method.net)
     tx = search_optimizer(weights=sgd(0.1, momentum=0.9, weight_decay=3e-4), arch=method.optimizer(space))
     counting = method._replace(mixture=mixture)
     state = SearchState.create(net, space, counting, tx, (8, 8, 3), jax.random.key(0))
@@ -241,6 +243,40 @@ def test_the_network_changes_and_is_traced_once(space, cells):
         networks.add(space.decode(state.memory))
     assert calls == ["arch", "weights"]
     assert len(networks) > 3
+
+
+def test_the_weights_move_with_what_the_moved_architecture_derives():
+    """The order of EnTranNAS: the architecture with what was derived, then what it derives now, then the weights."""
+
+    class Reads(nn.Module):
+        @nn.compact
+        def __call__(self, x, mixture, train):
+            engine, transit = (mixture.at(engine).weights["normal"] for engine in (True, False))
+            # Each weight counts otherwise, so that the architecture has a gradient.
+            scale = jnp.sum(engine * jnp.arange(engine.size).reshape(engine.shape)) + transit.sum()
+            return nn.Dense(3)(x.reshape(len(x), -1)) * scale
+
+    seen = []
+    method = entrannas(0.5)
+
+    def mixture(space, arch, memory, key, step, phase):
+        seen.append((phase, memory))
+        return method.mixture(space, arch, memory, key, step, phase)
+
+    watched = method._replace(mixture=mixture)
+    tx = search_optimizer(weights=optax.sgd(0.1), arch=method.optimizer(FEW))
+    before = SearchState.create(Reads(), FEW, watched, tx, (2, 2, 1), jax.random.key(0))
+    step = make_search_step(Reads(), FEW, watched, tx, objective="bilevel", order="alternating")
+    seen.clear()
+    images, labels = jax.random.normal(jax.random.key(1), (4, 2, 2, 1)), jnp.arange(4) % 3
+    after, metrics = step(before, {"weights": (images, labels), "arch": (-images, labels)})
+    derived = method.remember(FEW, after.params["arch"], {}, 0)
+    (first, old), (second, new) = seen
+    assert (first, second) == ("arch", "weights")
+    chex.assert_trees_all_equal(old, before.memory)
+    chex.assert_trees_all_equal(new, derived)
+    chex.assert_trees_all_equal(after.memory, derived)
+    assert metrics["changed_edges"] == sum(np.any(old[cell] != new[cell], axis=1).sum() for cell in old) > 0
 
 
 def test_a_gradient_that_is_not_used_is_not_computed(tiny, batch):

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 
 from gaea_jax.errors import UsageError
-from gaea_jax.nets.darts.edges import find_edge
+from gaea_jax.nets.darts.edges import find_edge, is_shared
 from gaea_jax.nets.darts.operations import Kind, Operation, drop_path
 from gaea_jax.nets.darts.skeleton import STEM_MULTIPLIER, Place, Preprocess, check_size, reductions, skeleton
 from gaea_jax.nets.lowering import conv_general_dilated
@@ -28,11 +28,13 @@ class DerivedCell(nn.Module):
       cell: for each intermediate node its (operation, input) pairs.
       place: where the cell stands.
       dtype: compute type.
+      shared: see `network`.
     """
 
     cell: Cell
     place: Place
     dtype: DTypeLike
+    shared: bool
 
     @nn.compact
     def __call__(
@@ -44,13 +46,16 @@ class DerivedCell(nn.Module):
         """
         states = list(Preprocess(self.place, True, self.dtype, name="inputs")(before, last, train))
         step = 2 if self.place.reduction else 1
+        results: dict[str, jax.Array] = {}
         for node, pairs in zip(NODES, self.cell, strict=True):
             total = jnp.zeros_like(states[0][:, ::step, ::step])
             for operation, source in pairs:
                 stride = 1 if source in NODES else step
                 kind = Kind(operation, self.place.features, stride, affine=True, norm_pools=False, dtype=self.dtype)
-                branch = Operation(kind, 1, name=f"edge_{node}_{source}_{operation}")
-                result = branch(states[source], train)[0]
+                name = f"from_{source}_{operation}" if self.shared else f"edge_{node}_{source}_{operation}"
+                if name not in results:
+                    results[name] = Operation(kind, 1, name=name)(states[source], train)[0]
+                result = results[name]
                 if rate is not None and not (operation == "skip_connect" and stride == 1):
                     result = drop_path(result, rate, self.make_rng("drop_path"))
                 total += result
@@ -111,6 +116,7 @@ class DARTSNetwork(nn.Module):
       auxiliary: whether there is an auxiliary head.
       stem: ``"cifar"`` or ``"imagenet"``.
       remat: whether the backward pass computes the inside of each cell again instead of keeping it.
+      shared: whether nodes that have the same operation of the same input share its features.
     """
 
     genotype: Genotype
@@ -121,6 +127,7 @@ class DARTSNetwork(nn.Module):
     auxiliary: bool = False
     stem: str = "cifar"
     remat: bool = False
+    shared: bool = False
 
     @nn.compact
     def __call__(
@@ -133,7 +140,9 @@ class DARTSNetwork(nn.Module):
 
         def cell(before: jax.Array, last: jax.Array, place: Place) -> jax.Array:
             pairs = getattr(self.genotype, CELLS[place.reduction])
-            return derived_cell(pairs, place, self.dtype, name=f"cell_{place.number}")(before, last, train, rate)
+            return derived_cell(pairs, place, self.dtype, self.shared, name=f"cell_{place.number}")(
+                before, last, train, rate
+            )
 
         logits = skeleton(
             x,
@@ -185,10 +194,11 @@ def _inherit_darts(space: DARTS, variables: Mapping[str, Any], genotype: Genotyp
         cell, reduction = f"cell_{number}", number in reductions(count)
         for node, pairs in zip(NODES, getattr(genotype, CELLS[reduction]), strict=True):
             for operation, source in pairs:
-                module, place = find_edge(operation, node, source, reduction)
                 branch = f"edge_{node}_{source}_{operation}"
                 for tree, kept in ((params, own), (statistics, running)):
                     for path, leaf in tree.items():
+                        rows = is_shared(reduction, len(leaf))
+                        module, place = find_edge(operation, node, source, reduction, rows)
                         if path[:2] == (cell, module) and "pool" not in operation:
                             kept[cell, branch, path[2]] = leaf[place : place + 1]
                 for path, leaf in list(running.items()):

@@ -23,6 +23,9 @@ STEM_MULTIPLIER = 3
 """Channels of a stem by C; the ImageNet networks alone have C."""
 
 
+Engine = str | tuple[int, ...]
+
+
 class Place(NamedTuple):
     """Where a cell stands.
 
@@ -49,6 +52,33 @@ def reductions(cells: int) -> frozenset[int]:
       Their numbers, counted from 0.
     """
     return frozenset((cells // 3, 2 * cells // 3))
+
+
+def engine_layers(engine: Engine, cells: int) -> frozenset[int]:
+    """Which cells of a supernet are engine cells, which alone have the whole mixture.
+
+    Args:
+      engine: ``"all"``, ``"none"``, the ``"first"`` or the ``"last"`` cell of either kind, or their numbers.
+      cells: L, the number of cells.
+
+    Returns:
+      Their numbers, counted from 0.
+
+    Raises:
+      UsageError: on ``engine``, if that is none of these.
+    """
+    kinds = [sorted(reductions(cells)), sorted({*range(cells)} - reductions(cells))]
+    named = {
+        "all": range(cells),
+        "none": (),
+        "first": [min(kind) for kind in kinds if kind],
+        "last": [max(kind) for kind in kinds if kind],
+    }
+    found = named.get(engine) if isinstance(engine, str) else engine
+    if found is None or not {*found} <= {*range(cells)}:
+        accepted = f"one of {', '.join(named)}, or numbers of cells from 0 to {cells - 1}"
+        raise UsageError("engine", f"wants {accepted}, not {engine!r}")
+    return frozenset(found)
 
 
 def skeleton(

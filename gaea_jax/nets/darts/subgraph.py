@@ -3,7 +3,8 @@
 The active operations are a list that a loop works off, an operation of an edge a round. So the program has every
 candidate once (twice in a reduction cell, for both strides) and not once for each edge, and what is not active costs
 nothing, though it is not known when the program is compiled. Going back, the loop makes the inside of each operation
-again: between the two loops only the nodes are kept.
+again: between the two loops only the nodes are kept. Where edges share what their operations compute, a round is an
+operation of the node that they leave, and brings every later node its share.
 
 Features are in tables, a row a node. Edges whose strides differ read from two tables, and all write to the last, which
 has the intermediate nodes.
@@ -32,12 +33,14 @@ class Plan(NamedTuple):
     Attributes:
       groups: its edges; where those from the inputs have a larger stride, they are a group of their own, the first.
       partial: K, see `MixedCell`.
+      shared: see `MixedCell`.
       inactive: see `Mixture`.
       train: batch statistics if True, running statistics if not.
     """
 
     groups: tuple[Edges, ...]
     partial: int
+    shared: bool
     inactive: str
     train: bool
 
@@ -61,18 +64,18 @@ class Operands(NamedTuple):
 
 
 class _Round(NamedTuple):
-    """An active operation of an edge.
+    """An active operation of an edge, or, where they share it, of the edges that leave a node.
 
     Attributes:
-      edge: its number.
+      edges: their numbers; one, or where they share one for each node, of which those that are not there are too large.
       option: the operation.
-      source: row of the node that the edge leaves, in the table that its group reads from.
-      target: row of the node that it goes to, in the last table.
-      row: of the edge in the parameters of its group.
-      first: whether it is the first active operation of that edge.
+      source: row of the node that they leave, in the table that its group reads from.
+      target: row of the node that the first goes to, in the last table; the others follow it.
+      row: of the edges in the parameters of their group.
+      first: whether it is the first active operation of an edge that shares nothing.
     """
 
-    edge: jax.Array
+    edges: jax.Array
     option: jax.Array
     source: jax.Array
     target: jax.Array
@@ -157,18 +160,24 @@ def _seen(plan: Plan, x: jax.Array) -> jax.Array:
 
 
 def _rounds(plan: Plan, group: int, active: jax.Array) -> tuple[_Round, jax.Array]:
-    """The rounds of a group, sorted by their target, in arrays with room for all operations; and how many there are."""
-    numbers = [*plan.groups[group].numbers]
-    rows = np.zeros(len(EDGES), int)
-    rows[numbers] = np.arange(len(numbers))
-    own = active & np.isin(np.arange(len(EDGES)), numbers)[:, None]
+    """The rounds of a group, sorted by their source, in arrays with room for all operations; and how many there are."""
+    rows = plan.groups[group].rows
+    edges = np.array([_targets(row) if plan.shared else row for row in rows])
+    of_first = np.array([row[0] for row in rows])
+    sources = _SOURCES[of_first] - _first_row(group)
+    targets = (np.full(len(rows), _FIRST) if plan.shared else _TARGETS[of_first]) - _first_row(len(plan.groups) - 1)
+    own = jnp.any(active.at[edges].get(mode="fill", fill_value=False), axis=1)
     (places,) = jnp.nonzero(own.reshape(-1), size=own.size)
-    edge, option = jnp.divmod(places, active.shape[-1])
-    last = _first_row(len(plan.groups) - 1)
-    of_edges = (_SOURCES - _first_row(group), _TARGETS - last, rows)
-    first = jnp.argmax(active, axis=-1)[edge] == option
-    source, target, row = (jnp.asarray(table)[edge] for table in of_edges)
-    return _Round(edge, option, source, target, row, first), own.sum()
+    row, option = jnp.divmod(places, active.shape[-1])
+    of_round, source, target = (jnp.asarray(table)[row] for table in (edges, sources, targets))
+    first = jnp.argmax(active, axis=-1).at[of_round[:, 0]].get(mode="clip") == option
+    return _Round(of_round, option, source, target, row, first), own.sum()
+
+
+def _targets(row: tuple[int, ...]) -> list[int]:
+    """For each node the edge of the row that goes there, or one that is not there."""
+    of = {EDGES[edge][0]: edge for edge in row}
+    return [of.get(node, len(EDGES)) for node in NODES]
 
 
 def _first_row(table: int) -> int:
@@ -185,8 +194,9 @@ def _run(plan: Plan, group: int, operands: Operands, tables: list[jax.Array]) ->
         last, running = carry
         now = _at(rounds, number)
         x = _at(last if group == len(tables) - 1 else tables[group], now.source)
-        result, new = jax.lax.switch(now.option, branches, _at(running, now.row), x, *_point(operands, group, now))
-        return _add(last, result, now.target), _put(running, new, now.row)
+        point = _point(plan, operands, group, now)
+        result, new = jax.lax.switch(now.option, branches, _at(running, now.row), x, *point)
+        return _bring(plan, last, result, _weights(operands, now), now.target), _put(running, new, now.row)
 
     return jax.lax.fori_loop(0, count, advance, (tables[-1], operands.variables[group].running))
 
@@ -201,14 +211,22 @@ def _run_back(
     def advance(number: jax.Array, carry: Any) -> Any:
         of_table, of_weights, of_passing, of_params = carry
         now = _at(rounds, count - 1 - number)
-        g = _at(of_table if group == len(tables) - 1 else of_tables[-1], now.target)
-        point = _at(tables[group], now.source), *_point(operands, group, now)
+        of_last = of_table if group == len(tables) - 1 else of_tables[-1]
+        point = _at(tables[group], now.source), *_point(plan, operands, group, now)
         running = _at(operands.variables[group].running, now.row)
-        of_x, weight, passing, params = jax.lax.switch(now.option, branches, g, running, *point)
+        if plan.shared:
+            of_nodes = jax.lax.dynamic_slice_in_dim(of_last, now.target, len(NODES))
+            g = jnp.tensordot(_weights(operands, now), of_nodes, 1)
+            (of_x, _, passing, params), result = jax.lax.switch(now.option, branches, g, running, *point)
+            weights = jnp.tensordot(of_nodes, result, result.ndim)
+            weights = jnp.where(_is_active(operands, now), weights, 0)
+        else:
+            g = _at(of_last, now.target)
+            (of_x, weights, passing, params), _ = jax.lax.switch(now.option, branches, g, running, *point)
         return (
             _add(of_table, of_x, now.source),
-            of_weights.at[now.edge, now.option].add(weight),
-            of_passing.at[now.edge].add(jnp.where(now.first, passing, 0)),
+            of_weights.at[now.edges, now.option].add(weights, mode="drop"),
+            of_passing.at[now.edges[0]].add(jnp.where(now.first, passing, 0), mode="drop"),
             _add(of_params, params, now.row),
         )
 
@@ -219,11 +237,31 @@ def _run_back(
     return of_table, grads._replace(weights=weights, passing=passing, variables=tuple(variables))
 
 
-def _point(operands: Operands, group: int, now: _Round) -> tuple[jax.Array, jax.Array, Tables]:
+def _point(plan: Plan, operands: Operands, group: int, now: _Round) -> tuple[jax.Array, jax.Array, Tables]:
     """What beside features an operation depends on: its weight, that of the channels that pass by, and parameters."""
+    weight = jnp.ones((), operands.weights.dtype) if plan.shared else operands.weights[now.edges[0], now.option]
     # Channels pass by once, however many operations an edge has.
-    passing = jnp.where(now.first, operands.passing[now.edge], 0)
-    return operands.weights[now.edge, now.option], passing, _at(operands.variables[group].params, now.row)
+    passing = jnp.where(now.first, operands.passing.at[now.edges[0]].get(mode="clip"), 0)
+    return weight, passing, _at(operands.variables[group].params, now.row)
+
+
+def _is_active(operands: Operands, now: _Round) -> jax.Array:
+    """On which edges of a round its operation is active."""
+    return operands.active.at[now.edges, now.option].get(mode="fill", fill_value=False)
+
+
+def _weights(operands: Operands, now: _Round) -> jax.Array:
+    """What an operation weighs on each edge of a round."""
+    weights = operands.weights.at[now.edges, now.option].get(mode="fill", fill_value=0)
+    return jnp.where(_is_active(operands, now), weights, 0)
+
+
+def _bring(plan: Plan, table: jax.Array, result: jax.Array, weights: jax.Array, target: jax.Array) -> jax.Array:
+    """Adds what a round has computed to the nodes that it is for."""
+    if not plan.shared:
+        return _add(table, result, target)
+    nodes = jax.lax.dynamic_slice_in_dim(table, target, len(NODES)) + weights[:, None, None, None, None] * result
+    return jax.lax.dynamic_update_slice_in_dim(table, nodes, target, 0)
 
 
 def _kinds(edges: Edges) -> list[Kind]:
@@ -257,8 +295,8 @@ def _evaluate(plan: Plan, kind: Kind, running: Tables, *point: Any) -> tuple[jax
 
 
 def _pull_back(plan: Plan, kind: Kind, g: jax.Array, running: Tables, *point: Any) -> Any:
-    _, pull, _ = jax.vjp(functools.partial(_edge, plan, kind, running), *point, has_aux=True)
-    return pull(g)
+    out, pull, _ = jax.vjp(functools.partial(_edge, plan, kind, running), *point, has_aux=True)
+    return pull(g), out if plan.shared else None
 
 
 def _probe(plan: Plan, of_nodes: jax.Array, operands: Operands, tables: list[jax.Array]) -> jax.Array:

@@ -1,6 +1,6 @@
 """The relaxed network of the DARTS space, with partial channels and edge weights if a method wants them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +10,20 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from gaea_jax.errors import UsageError
+from gaea_jax.nets.active import active_parameters
 from gaea_jax.nets.burden import CHANNELS, burdens, shares, size
-from gaea_jax.nets.darts.edges import Edges, Tables, Variables, joined, layout, module_name
+from gaea_jax.nets.darts.edges import Edges, Rows, Tables, Variables, joined, layout, module_name
 from gaea_jax.nets.darts.operations import Kind, Operation, shuffle
-from gaea_jax.nets.darts.skeleton import STEM_MULTIPLIER, Place, Preprocess, check_size, skeleton
+from gaea_jax.nets.darts.skeleton import (
+    STEM_MULTIPLIER,
+    Engine,
+    Place,
+    Preprocess,
+    check_size,
+    engine_layers,
+    reductions,
+    skeleton,
+)
 from gaea_jax.nets.darts.subgraph import Operands, Plan, subgraph
 from gaea_jax.nets.lowering import gradient_once, max_pool
 from gaea_jax.nets.supernet import Mixture, supernet
@@ -36,12 +46,14 @@ class MixedCell(nn.Module):
       place: where the cell stands.
       partial: K; 1 lets the operations see all channels.
       dtype: compute type.
+      shared: whether the edges that leave a node share what their operations compute (feature sharing).
     """
 
     operations: tuple[str, ...]
     place: Place
     partial: int
     dtype: DTypeLike
+    shared: bool = False
 
     @nn.compact
     def __call__(self, before: jax.Array, last: jax.Array, mixture: Mixture, train: bool) -> jax.Array:
@@ -49,13 +61,13 @@ class MixedCell(nn.Module):
         name = CELLS[self.place.reduction]
         edge_weights = mixture.weights.get(f"{name}_edges", jnp.ones(len(EDGES))).astype(self.dtype)
         weights = (mixture.weights[name] * edge_weights[:, None]).astype(self.dtype)
-        groups = [self._declare(stride, edges) for stride, edges in layout(self.place.reduction).items()]
+        groups = [self._declare(stride, rows) for stride, rows in layout(self.place.reduction, self.shared).items()]
         inputs = Preprocess(self.place, False, self.dtype, name="inputs")(before, last, train)
         # All operations have parameters from the start, whichever is active then.
         if mixture.active is None or self.is_initializing():
             nodes, running = self._dense(groups, inputs, weights, edge_weights, train)
         else:
-            plan = Plan(tuple(group.edges for group in groups), self.partial, mixture.inactive, train)
+            plan = Plan(tuple(group.edges for group in groups), self.partial, self.shared, mixture.inactive, train)
             own = tuple(group.variables for group in groups)
             operands = Operands(jnp.stack(inputs), weights, edge_weights, own, mixture.active[name])
             table, running = subgraph(plan, operands)
@@ -107,7 +119,7 @@ class MixedCell(nn.Module):
     def _node(self, mixed: jax.Array, passed: jax.Array | None) -> jax.Array:
         return mixed if passed is None else shuffle(jnp.concatenate([mixed, passed], axis=-1), self.partial)
 
-    def _declare(self, stride: int, numbers: tuple[int, ...]) -> "Group":
+    def _declare(self, stride: int, rows: Rows) -> "Group":
         """Declares the operations of edges of the same stride."""
         features = self.place.features // self.partial
         kinds = tuple(
@@ -116,9 +128,9 @@ class MixedCell(nn.Module):
             if name != "none"
         )
         operations = {
-            kind.operation: Operation(kind, len(numbers), name=module_name(kind.operation, stride)) for kind in kinds
+            kind.operation: Operation(kind, len(rows), name=module_name(kind.operation, stride)) for kind in kinds
         }
-        return Group(Edges(self.operations, kinds, numbers), operations)
+        return Group(Edges(self.operations, kinds, rows), operations)
 
 
 class Group(NamedTuple):
@@ -159,6 +171,8 @@ class DARTSSupernet(nn.Module):
       dtype: compute type.
       partial: K of the partial channels.
       stem: ``"cifar"`` or ``"imagenet"``.
+      engine: see `supernet`.
+      shared: whether the edges that leave a node share what their operations compute.
     """
 
     space: DARTS
@@ -168,19 +182,23 @@ class DARTSSupernet(nn.Module):
     dtype: DTypeLike = jnp.float32
     partial: int = 1
     stem: str = "cifar"
+    engine: Engine = "all"
+    shared: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, mixture: Mixture, train: bool) -> jax.Array:
         """Images [B, H, W, channels of the image] to logits [B, num_classes]."""
         choices = self.space.choices
-        check_tables(choices, mixture.weights, "mixture")
-        if mixture.active is not None:
-            check_tables({name: choices[name] for name in CELLS}, mixture.active, "mixture")
+        for read in (mixture.at(True), mixture.at(False)):
+            check_tables(choices, read.weights, "mixture")
+            if read.active is not None:
+                check_tables({name: choices[name] for name in CELLS}, read.active, "mixture")
+        engines = engine_layers(self.engine, self.cells)
 
         def cell(before: jax.Array, last: jax.Array, place: Place) -> jax.Array:
-            kind = CELLS[place.reduction]
-            mixed = MixedCell(self.space.options(kind), place, self.partial, self.dtype, name=f"cell_{place.number}")
-            return mixed(before, last, mixture, train)
+            options, name = self.space.options(CELLS[place.reduction]), f"cell_{place.number}"
+            mixed = MixedCell(options, place, self.partial, self.dtype, self.shared, name=name)
+            return mixed(before, last, mixture.at(place.number in engines), train)
 
         return skeleton(
             x,
@@ -193,6 +211,29 @@ class DARTSSupernet(nn.Module):
             dtype=self.dtype,
             train=train,
         )
+
+
+def evaluations(net: DARTSSupernet, mixture: Mixture) -> int:
+    """How many operations a supernet computes in a forward pass.
+
+    Args:
+      net: the supernet.
+      mixture: at which it is evaluated; concrete.
+
+    Returns:
+      Their number over all cells. Of a mixture of all operations ``none`` counts too, as in the tables of EnTranNAS.
+    """
+    engines, reduces, total = engine_layers(net.engine, net.cells), reductions(net.cells), 0
+    for number in range(net.cells):
+        reduction, active = number in reduces, mixture.at(number in engines).active
+        name = CELLS[reduction]
+        for rows in layout(reduction, net.shared).values():
+            if active is None:
+                total += len(rows) * len(net.space.options(name))
+            else:
+                table = np.asarray(active[name])
+                total += sum(int(table[[*row]].any(axis=0).sum()) for row in rows)
+    return total
 
 
 @burdens.register
@@ -208,10 +249,49 @@ def _burdens_darts(space: DARTS) -> dict[str, np.ndarray]:
 
 
 @supernet.register
-def _supernet_darts(space: DARTS, *, channels: int, cells: int, partial: int = 1, **rest: Any) -> DARTSSupernet:
+def _supernet_darts(
+    space: DARTS,
+    *,
+    channels: int,
+    cells: int,
+    partial: int = 1,
+    engine: Engine = "all",
+    shared: bool = False,
+    **rest: Any,
+) -> DARTSSupernet:
     check_size(channels, cells)
+    engine_layers(engine, cells)
     if partial < 1 or channels % partial or (channels // partial) % 2:
         raise UsageError(
             "partial", f"must leave an even part of the {channels} channels, so divide {channels // 2}, not {partial}"
         )
-    return DARTSSupernet(space, channels, cells, partial=partial, **rest)
+    if shared and partial != 1:
+        raise UsageError("partial", f"must be 1 where edges share their features, not {partial}")
+    return DARTSSupernet(space, channels, cells, partial=partial, engine=engine, shared=shared, **rest)
+
+
+@active_parameters.register
+def _active_darts(net: DARTSSupernet, params: Mapping[str, Any], mixture: Mixture) -> Any:
+    engines, reduces = engine_layers(net.engine, net.cells), reductions(net.cells)
+    places = [
+        {
+            module_name(operation, stride): (rows, option)
+            for stride, rows in layout(reduction, net.shared).items()
+            for option, operation in enumerate(net.space.options(CELLS[reduction]))
+        }
+        for reduction in (False, True)
+    ]
+
+    def mask(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array | bool:
+        module, *inner = (key.key for key in path)
+        if not module.startswith("cell_") or inner[0] == "inputs":
+            return True
+        number = int(module.removeprefix("cell_"))
+        active = mixture.at(number in engines).active
+        if active is None:
+            return True
+        rows, option = places[number in reduces][inner[0]]
+        used = [active[CELLS[number in reduces]][jnp.array(row), option].any() for row in rows]
+        return jnp.stack(used).reshape(-1, *[1] * (leaf.ndim - 1))
+
+    return jax.tree_util.tree_map_with_path(mask, params)

@@ -8,7 +8,11 @@ import pytest
 
 from gaea_jax.errors import UsageError
 from gaea_jax.nets import Mixture, count, inherit, network, supernet
+from gaea_jax.nets.darts.network import DerivedCell
+from gaea_jax.nets.darts.operations import Kind, Operation
+from gaea_jax.nets.darts.skeleton import Place, Preprocess
 from gaea_jax.spaces import get_space
+from gaea_jax.spaces.darts import NODES
 from gaea_jax.spaces.published import PUBLISHED
 
 SPACE = get_space("darts")
@@ -53,6 +57,11 @@ def test_the_size_of_the_network_of_nasp() -> None:
     assert count(net, (32, 32, 3)).parameters == 7_363_486
 
 
+def test_the_size_of_the_network_of_ista_nas() -> None:
+    net = network(SPACE, PUBLISHED["ISTA_TWOSTAGE"], channels=36, cells=20, num_classes=10)
+    assert count(net, (32, 32, 3)).parameters == 3_316_726
+
+
 def test_the_multiply_adds_of_a_network_that_is_known_to_four_digits() -> None:
     fields, side = IMAGENET
     net = network(SPACE, PUBLISHED["PC_DARTS_IMAGE"], **fields)
@@ -93,6 +102,37 @@ def test_remat_and_paths_that_are_never_dropped_change_nothing(draw: Any) -> Non
     assert abs(gradient(again, **often)[0] - expected[0]) > 1e-3
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_node_is_the_sum_of_however_many_connections_it_has(draw: Any, shared: bool) -> None:
+    """One, two and five of a node, two of them of the same input; shared or not, each node by hand."""
+    cell = (
+        (("skip_connect", 1),),
+        (("dil_conv_3x3", 0), ("skip_connect", 0)),
+        (("dil_conv_3x3", 0), ("skip_connect", 0), ("skip_connect", 1), ("skip_connect", 2), ("skip_connect", 3)),
+        (("skip_connect", 4), ("dil_conv_3x3", 0)),
+    )
+    module = DerivedCell(cell, Place(0, 4, False, False), jnp.float32, shared)
+    inputs = np.random.default_rng(0).normal(size=(2, 3, 8, 8, 4)).astype(np.float32)
+    variables = draw(module, *inputs)
+    branches = [name for name in variables["params"] if "dil_conv_3x3" in name]
+    assert len(branches) == (1 if shared else 3)
+    place = {"params": variables["params"]["inputs"], "batch_stats": variables["batch_stats"]["inputs"]}
+    states = [*Preprocess(module.place, True, jnp.float32).apply(place, *inputs, train=False)]
+    kind = Kind("dil_conv_3x3", 4, 1, affine=True, norm_pools=False, dtype=jnp.float32)
+    for node, pairs in zip(NODES, cell, strict=True):
+        total = 0
+        for operation, source in pairs:
+            if operation == "skip_connect":
+                total += states[source]
+                continue
+            name = branches[0] if shared else f"edge_{node}_{source}_{operation}"
+            own = {name_of: tree[name] for name_of, tree in variables.items()}
+            total += Operation(kind, 1).apply(own, states[source], train=False)[0]
+        states.append(total)
+    found = module.apply(variables, *inputs, train=False)
+    chex.assert_trees_all_close(found, jnp.concatenate(states[2:], axis=-1), atol=1e-4)
+
+
 def test_only_training_has_auxiliary_logits(draw: Any) -> None:
     net = network(SPACE, CELL, channels=2, cells=1, num_classes=3, auxiliary=True)
     x = np.zeros((2, 32, 32, 3), np.float32)
@@ -107,7 +147,12 @@ def test_only_training_has_auxiliary_logits(draw: Any) -> None:
 
 @pytest.mark.parametrize(
     ("options", "argument"),
-    [({"auxiliary": True}, "auxiliary_weight"), ({"stem": "imagenet"}, "stem"), ({"remat": True}, "remat")],
+    [
+        ({"auxiliary": True}, "auxiliary_weight"),
+        ({"stem": "imagenet"}, "stem"),
+        ({"remat": True}, "remat"),
+        ({"shared": True}, "share_features"),
+    ],
 )
 def test_nas_bench_201_refuses_what_it_has_not(options: dict[str, Any], argument: str) -> None:
     space = get_space("nas_bench_201")

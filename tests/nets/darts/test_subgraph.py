@@ -48,9 +48,12 @@ def compiled(module: MixedCell, variables: Any, inputs: Any = INPUTS) -> Callabl
     return lambda inactive, active, *tables: loss(inactive, active, (variables["params"], inputs, *tables))
 
 
-@pytest.mark.parametrize(("reduction", "partial"), [(False, 1), (True, 1), (False, 4), (True, 4)])
-def test_gradients_are_those_of_the_masked_cell(draw: Any, reduction: bool, partial: int) -> None:
-    module = MixedCell(OPERATIONS, Place(0, 8, reduction, False), partial, jnp.float32)
+@pytest.mark.parametrize(
+    ("reduction", "partial", "shared"),
+    [(False, 1, False), (True, 1, False), (False, 4, False), (True, 4, False), (False, 1, True), (True, 1, True)],
+)
+def test_gradients_are_those_of_the_masked_cell(draw: Any, reduction: bool, partial: int, shared: bool) -> None:
+    module = MixedCell(OPERATIONS, Place(0, 8, reduction, False), partial, jnp.float32, shared)
     run = compiled(module, draw(module, *INPUTS, Mixture({name: jnp.asarray(WEIGHTS) for name in CELLS})))
     for active in (ONE, SEVERAL):
         weights, used = np.where(active, WEIGHTS, 0), active.any(axis=1)
