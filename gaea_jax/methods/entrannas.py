@@ -51,7 +51,8 @@ def entrannas(
       weight_decay: L2 factor that is added to the gradient of the logits.
 
     Returns:
-      The `Method`; ``arch`` are tables of logits as for `darts`; it remembers what is derived.
+      The `Method`; ``arch`` are tables of logits as for `darts`; it remembers what is derived. With ``"connections"``,
+      ``remember`` raises UsageError on ``space``, see `nodes_of_edges`.
 
     Raises:
       UsageError: ``selection`` is unknown.
@@ -93,7 +94,7 @@ def gaea_entrannas(
       clamp: as for `gaea`.
 
     Returns:
-      The `Method`; ``arch`` are points of the simplex as for `gaea`.
+      The `Method`; ``arch`` are points of the simplex as for `gaea`; the rest is as for `entrannas`.
 
     Raises:
       UsageError: ``selection`` is unknown.

@@ -95,8 +95,8 @@ def supernet(
       TypeError: there is no supernet for this kind of space.
       UsageError: on ``method`` or ``stem``, if the space has no partial channels, engine cells, shared features or no
         such stem; on ``engine``, for what it cannot be; on ``channels``, ``cells`` or ``partial`` for a size it cannot
-        have; from ``apply``, on ``mixture`` for tables that are not those
-        of the space, and on ``dataset`` for images of another shape.
+        have; from ``apply``, on ``mixture`` for tables that are not those of the space, and on ``dataset`` for images
+        of another shape.
     """
     raise TypeError(f"no supernet for a space of type {type(space).__name__}")
 

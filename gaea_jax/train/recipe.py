@@ -81,8 +81,8 @@ def geometric(first: float, last: float, periods: int, period: int = 1) -> optax
       >>> float(schedule(150)), float(schedule(250))
       (0.5, 0.25)
     """
-    exponent = linear(0.0, 1.0, periods, period)
-    return lambda step: first * (last / first) ** exponent(step)
+    ratio = (last / first) ** (1 / max(periods - 1, 1))
+    return optax.exponential_decay(first, period, ratio, staircase=True, end_value=last if periods > 1 else first)
 
 
 def ramp(peak: float, periods: int, period: int = 1) -> optax.Schedule:

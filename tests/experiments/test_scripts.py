@@ -320,7 +320,8 @@ def test_a_search_prints_its_genotype_and_fills_its_folder(searched):
     assert reports[-1]["genotype"] == result["genotype"]
     assert max(checkpoints(run)) == STEPS
     plots = sorted((run / "plots").iterdir())
-    assert [plot.name for plot in plots] == ["cell.dot", "cell.png", "entropy.png", "loss_accuracy.png", "mixture.png"]
+    names = ["cell.dot", "cell.png", "changes.png", "entropy.png", "loss_accuracy.png", "mixture.png"]
+    assert [plot.name for plot in plots] == names
     for plot in plots:
         assert plot.read_bytes().startswith(b"digraph" if plot.suffix == ".dot" else b"\x89PNG")
 

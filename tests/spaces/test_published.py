@@ -55,6 +55,10 @@ PAIRS = {
         "flat 0 conv3 1 dil3 2 conv3 1 dil3 2 conv3 0 skip 0 dil3 3",
         "max 0 max 1 skip 2 max5 1 skip 2 skip 3 skip 0 skip 1",
     ),
+    "ISTA_TWOSTAGE": (
+        "skip 0 dil3 1 sep5 0 dil3 2 dil3 1 sep3 0 sep3 2 skip 0",
+        "avg 0 sep5 1 dil5 2 max 1 dil5 3 sep3 1 dil5 4 sep5 1",
+    ),
 }
 
 

@@ -54,10 +54,11 @@ def test_a_search_with_a_folder_and_a_table(tmp_path, found, table_path):
     written = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert written == result.records
     assert [record["step"] for record in written] == [2, 4, 6]
-    for record in written:
+    for record, others in zip(written, (set(), {"agreement"}, {"agreement"}), strict=True):
         assert set(record) == {
             *("step", "epoch", "loss", "accuracy", "gradient_norm", "entropy", "skip_share", "mixture"),
             *("genotype", "table", "wall_s"),
+            *others,
         }
         cell = SPACE.parse(record["genotype"])
         assert record["table"] == table.summary(cell)
@@ -225,7 +226,7 @@ def test_a_report_can_have_both_statistics_of_the_mixture_and_of_the_derived_cel
 
     def drive(step, create, key, source, until, *, report, **options):
         state = create(key)
-        record, _ = report(state, {"loss": 1.0, "accuracy": 10.0})
+        record, _ = report(state, {"loss": 1.0, "accuracy": 10.0}, None)
         return Run(state, [{"step": until, **record}], 0.0)
 
     monkeypatch.setattr("gaea_jax.train.prepare.supernet_accuracy", supernet_accuracy)
@@ -329,7 +330,7 @@ def test_the_temperature_falls_from_the_first_stair_to_the_last(monkeypatch):
     monkeypatch.setattr("gaea_jax.train.search_config.get_method", lambda name: factory)
     for fields, expected in (({}, [10.0, 4.06, 0.1]), ({"temperature": 6.0, "final_temperature": 1.0}, [6, 3, 1])):
         with pytest.raises(Stop):
-            searched(dataclasses.replace(CONFIG, **fields))
+            searched(dataclasses.replace(CONFIG, method="gdas", **fields))
         np.testing.assert_allclose(seen, expected, rtol=1e-5)
         seen.clear()
 

@@ -68,8 +68,8 @@ def test_what_a_search_of_darts_cells_writes(found):
         assert last["entropy"][name] < first["entropy"][name]
 
 
-def test_a_search_with_partial_channels_goes_on_bitwise(found, tmp_path):
-    config = dataclasses.replace(CONFIG, out=tmp_path / "run")
+def cut_and_resumed(config, unbroken):
+    """The result of a search that was interrupted at its first report, after a check that it is the unbroken one's."""
 
     def stop(record):
         if record["step"] == 2:
@@ -78,10 +78,15 @@ def test_a_search_with_partial_channels_goes_on_bitwise(found, tmp_path):
     with pytest.raises(Interrupted):
         searched(config, stop)
     result = searched(dataclasses.replace(config, resume=True))
-    chex.assert_trees_all_equal(result.state, found.state)
+    chex.assert_trees_all_equal(result.state, unbroken.state)
     assert [{**record, "wall_s": 0} for record in result.records] == [
-        {**record, "wall_s": 0} for record in found.records
+        {**record, "wall_s": 0} for record in unbroken.records
     ]
+    return result
+
+
+def test_a_search_with_partial_channels_goes_on_bitwise(found, tmp_path):
+    cut_and_resumed(dataclasses.replace(CONFIG, out=tmp_path / "run"), found)
 
 
 @pytest.mark.parametrize(
@@ -102,18 +107,7 @@ def test_engine_and_transit_cells_go_on_bitwise(tmp_path, method, options):
     config = dataclasses.replace(CONFIG, eval_statistics="batch", **sparse)
     unbroken = searched(config)
     config = dataclasses.replace(config, out=tmp_path / "run")
-
-    def stop(record):
-        if record["step"] == 2:
-            signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(Interrupted):
-        searched(config, stop)
-    result = searched(dataclasses.replace(config, resume=True))
-    chex.assert_trees_all_equal(result.state, unbroken.state)
-    assert [{**record, "wall_s": 0} for record in result.records] == [
-        {**record, "wall_s": 0} for record in unbroken.records
-    ]
+    result = cut_and_resumed(config, unbroken)
     first, last = result.records
     assert "agreement" not in first and 0 <= last["agreement"] <= 1
     assert ("connections" in last) == (config.out / "plots" / "sparsification.png").exists() == ("dst" in method)

@@ -221,7 +221,11 @@ def evaluations(net: DARTSSupernet, mixture: Mixture) -> int:
       mixture: at which it is evaluated; concrete.
 
     Returns:
-      Their number over all cells. Of a mixture of all operations ``none`` counts too, as in the tables of EnTranNAS.
+      Their number over all cells. Of a mixture of all operations ``none`` counts too.
+
+    References:
+      What the operation counts of `EnTranNAS <https://arxiv.org/abs/2101.11342>`_ follow from: dense cells against
+      those that run what is derived, with and without shared features.
     """
     engines, reduces, total = engine_layers(net.engine, net.cells), reductions(net.cells), 0
     for number in range(net.cells):
