@@ -13,8 +13,9 @@ from typing import Any
 import jax
 from matplotlib.axes import Axes
 
-from experiments.suites.steps import StepConfig, build, ratios, same
+from experiments.suites.steps import StepConfig, build, parts, ratios, same
 from gaea_jax.errors import UsageError
+from gaea_jax.nets.darts.supernet import evaluations
 from gaea_jax.train import run as run_steps
 from gaea_jax.train.loop import compile_ahead
 from gaea_jax.train.memory import give_back
@@ -70,9 +71,10 @@ def run(config: Config) -> dict[str, Any]:
       config: what to time.
 
     Returns:
-      ``config``; for each step ``step_s``, seconds in each round, their ``median``, ``compile_s``, ``temporaries_mb``
-      of the compiled step and ``large_temporaries_mb`` of that for the large batch; ``ratio`` of the last one's time by
-      that of each: min, median and max over the rounds; and ``conclusion``, a line for each.
+      ``config``; for each step ``evaluations``, the operations of one forward pass of the weights at the start,
+      ``step_s``, seconds in each round, their ``median``, ``compile_s``, ``temporaries_mb`` of the compiled step and
+      ``large_temporaries_mb`` of that for the large batch; ``ratio`` of the last one's time by that of each: min,
+      median and max over the rounds; and ``conclusion``, a line for each.
 
     Raises:
       UsageError: on ``only``, for an unknown name.
@@ -92,8 +94,10 @@ def run(config: Config) -> dict[str, Any]:
             jax.clear_caches()
     for name, result in found.items():
         start = time.perf_counter()
-        ready[name], compiled = _compiled(StepConfig(**STEPS[name], **size, batch_size=config.batch_size))
+        which = StepConfig(**STEPS[name], **size, batch_size=config.batch_size)
+        ready[name], compiled = _compiled(which)
         result |= {"compile_s": time.perf_counter() - start, "temporaries_mb": _temporaries_mb(compiled), "step_s": []}
+        result["evaluations"] = _evaluations(which)
         _say(f"{name}: compiled in {result['compile_s']:.0f} s")
     give_back()
     _say("timing; run nothing else now")
@@ -109,7 +113,8 @@ def run(config: Config) -> dict[str, Any]:
     lines = []
     for name, result in found.items():
         result["median"], result["ratio"] = statistics.median(result["step_s"]), ratios(last, result["step_s"])
-        line = f"{name}: {result['median']:.3f} s a step, {result['temporaries_mb']:,.0f} MB"
+        line = f"{name}: {result['evaluations']} operations, {result['median']:.3f} s a step"
+        line += f", {result['temporaries_mb']:,.0f} MB"
         if config.large_batch_size:
             line += f" ({result['large_temporaries_mb']:,.0f} MB for batches of {config.large_batch_size})"
         ratio = result["ratio"]
@@ -126,6 +131,14 @@ def _compiled(config: StepConfig) -> Any:
     state, batch, step = build(config)
     source = same(batch)
     return (step, state, source), compile_ahead(step, state, source, "auto")
+
+
+def _evaluations(config: StepConfig) -> int:
+    net, space, method, _ = parts(config)
+    key = jax.random.key(0)
+    arch = method.init(space, key)
+    memory = method.remember(space, arch, {}, 0)
+    return evaluations(net, method.mixture(space, arch, memory, key, 0, "weights"))
 
 
 def _temporaries_mb(compiled: jax.stages.Compiled) -> float | None:

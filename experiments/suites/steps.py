@@ -3,14 +3,16 @@
 import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.tree_util import Partial
 
 from gaea_jax.errors import UsageError
-from gaea_jax.methods import get_method
+from gaea_jax.methods import Method, get_method
+from gaea_jax.methods.base import Space
 from gaea_jax.nets import supernet
 from gaea_jax.optim import search_optimizer
 from gaea_jax.spaces import get_space
@@ -65,14 +67,23 @@ PASSES = ("arch", "weights")
 Create = Callable[[jax.Array], SearchState]
 
 
-def make(config: StepConfig) -> tuple[Create, SearchStep]:
-    """Makes the step and what draws its first state, neither compiled.
+class Parts(NamedTuple):
+    """What a step is made of, in the order in which `make_search_step` takes it."""
+
+    net: Any
+    space: Space
+    method: Method
+    tx: optax.GradientTransformationExtraArgs
+
+
+def parts(config: StepConfig) -> Parts:
+    """Makes what a step consists of.
 
     Args:
       config: which step.
 
     Returns:
-      From a random key to the state before the first step; and the step.
+      Supernet, space, method and optimiser.
 
     Raises:
       UsageError: a name is unknown, or the supernet cannot be of this size.
@@ -89,18 +100,32 @@ def make(config: StepConfig) -> tuple[Create, SearchStep]:
         **method.net,
     )
     weights = sgd(0.025, momentum=0.9, weight_decay=3e-4, clip_norm=5.0)
-    tx = search_optimizer(weights=weights, arch=method.optimizer(space))
-    parts = net, space, method, tx
+    return Parts(net, space, method, search_optimizer(weights=weights, arch=method.optimizer(space)))
+
+
+def make(config: StepConfig) -> tuple[Create, SearchStep]:
+    """Makes the step and what draws its first state, neither compiled.
+
+    Args:
+      config: which step.
+
+    Returns:
+      From a random key to the state before the first step; and the step.
+
+    Raises:
+      UsageError: a name is unknown, or the supernet cannot be of this size.
+    """
+    made = parts(config)
     how: dict[str, Any] = {"objective": config.objective, "hypergradient": config.hypergradient}
     if config.passes == "all":
-        step = make_search_step(*parts, order=config.order, **how)
+        step = make_search_step(*made, order=config.order, **how)
     else:
         check_objective(config.objective, config.order, config.hypergradient)
         if config.passes not in PASSES or config.order != "alternating":
             raise UsageError("passes", f"must be all, or one of {', '.join(PASSES)} of an alternating step")
-        step = _one(getattr(make_passes(*parts, **how), config.passes))
+        step = _one(getattr(make_passes(*made, **how), config.passes))
     shape = (config.image, config.image, 3)
-    return lambda key: SearchState.create(net, space, method, tx, shape, key), step
+    return lambda key: SearchState.create(*made, shape, key), step
 
 
 def _one(run: SearchStep) -> SearchStep:

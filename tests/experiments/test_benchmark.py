@@ -146,9 +146,13 @@ def test_methods_are_timed_in_turn(small_step):
     for step in result["steps"].values():
         assert len(step["step_s"]) == 2 and min(step["step_s"]) > 0
         assert step["temporaries_mb"] == step["large_temporaries_mb"] > 0
+    # Eight cells of 14 edges, one operation an edge for 8 of them, against all eight operations.
+    assert [step["evaluations"] for step in result["steps"].values()] == [8 * 8, 8 * 14 * 8]
     assert result["steps"]["darts, first order"]["ratio"] == {"min": 1, "median": 1, "max": 1}
     first, second = result["conclusion"].splitlines()
-    assert first.startswith("nasp, weights: ") and "for batches of 64); darts, first order takes" in first
+    assert (
+        first.startswith("nasp, weights: 64 operations, ") and "for batches of 64); darts, first order takes" in first
+    )
     assert second.endswith("takes 1.00 times as long (1.00 to 1.00)")
     axes = Figure().add_subplot()
     methods.plot(result, axes)
