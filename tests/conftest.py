@@ -1,6 +1,7 @@
 """What tests of several rooms share: 8 fake CPU devices, the measured data, and a stand-in for its table."""
 
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -18,6 +19,13 @@ SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Starts with the longest module, so that at the end no worker is left alone with it."""
     items.sort(key=lambda item: item.path.name != LONGEST)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def dropped_programs() -> Iterator[None]:
+    """Drops a module's compiled programs: those of all modules are more memory maps than Linux lets a process have."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
