@@ -51,6 +51,8 @@ _SEARCHES = (
     ("darts", "gaea_pc_darts", "bilevel", "alternating"),
     ("darts", "random", "bilevel", "alternating"),
     ("darts_nozero", "nasp", "bilevel", "alternating"),
+    ("darts_nozero", "entrannas", "bilevel", "alternating"),
+    ("darts_nozero", "entrannas_dst", "bilevel", "alternating"),
 )
 SEARCHES = {" ".join(search): search for search in _SEARCHES}
 # Space, and cell to retrain.

@@ -205,6 +205,35 @@ def test_one_operation_an_edge_is_the_same_in_engine_and_transit_cells(draw: Any
     assert np.allclose(*found, atol=1e-5) == equal
 
 
+def test_memory_grows_with_the_operations_of_an_engine_cell_and_not_of_a_transit_cell() -> None:
+    """Oracle 19. What a transit cell keeps between the loops forward and back are nodes, whatever runs."""
+
+    def kept(operations: tuple[str, ...], shared: bool, active: Any) -> int:
+        """Bytes that the compiled gradient of a cell allocates."""
+        module = MixedCell(operations, Place(0, 8, False, False), 1, jnp.float32, shared)
+        inputs = np.zeros((2, 8, 16, 16, 8), np.float32)
+        weights = dict.fromkeys(CELLS, np.ones((len(EDGES), len(operations)), np.float32))
+        variables = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, Mixture(weights), train=True))
+
+        def loss(variables: Any, active: Any) -> jax.Array:
+            mixture = Mixture(weights, active)
+            out, _ = module.apply(variables, *inputs, mixture, train=True, mutable=["batch_stats"])
+            return jnp.sum(jnp.sin(out))
+
+        step = jax.jit(jax.grad(loss), compiler_options=UNOPTIMISED)
+        return step.lower(variables, active).compile().memory_analysis().temp_size_in_bytes
+
+    one, two = ("dil_conv_3x3",), ("dil_conv_3x3", "dil_conv_5x5")
+    engine = [kept(operations, False, None) for operations in (one, two)]
+    transit = [
+        kept(operations, False, {cell: np.ones((len(EDGES), len(operations)), bool) for cell in CELLS})
+        for operations in (one, two)
+    ]
+    assert engine[1] > 1.7 * engine[0]
+    assert transit[0] < engine[0] and transit[1] < 1.05 * transit[0]
+    assert kept(two, True, None) < 0.8 * engine[1]
+
+
 def test_features_are_shared_by_all_channels_or_not_at_all() -> None:
     with pytest.raises(UsageError, match=r"^partial: must be 1 where edges share"):
         supernet(SMALL, channels=8, cells=3, num_classes=3, partial=2, shared=True)
