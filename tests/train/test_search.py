@@ -99,7 +99,7 @@ def test_a_search_with_a_folder_and_a_table(tmp_path, found, table_path):
         *("config.json", "metrics.jsonl", "result.json", "checkpoints", "plots")
     }
     plots = {path.stem: path.read_bytes() for path in (out / "plots").glob("*.png")}
-    assert set(plots) == {"loss_accuracy", "entropy", "mixture", "cell", "truth"}
+    assert set(plots) == {"loss_accuracy", "entropy", "mixture", "changes", "cell", "truth"}
     assert all(picture.startswith(b"\x89PNG") for picture in plots.values())
 
 
