@@ -1,6 +1,8 @@
 """A small search that compiles in a moment, and settings that make the others compile fast."""
 
-from collections.abc import Iterator
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -48,6 +50,24 @@ def compile_little(compiled: str) -> Iterator[None]:
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def cut_back(tmp_path: pathlib.Path) -> Callable[[pathlib.Path, int], pathlib.Path]:
+    """Copies the folder of a finished run as a kill after the checkpoint of a step leaves it: its reports go on."""
+
+    def cut(folder: pathlib.Path, step: int) -> pathlib.Path:
+        copy = tmp_path / "cut"
+        shutil.copytree(folder, copy)
+        (copy / "result.json").unlink()
+        shutil.rmtree(copy / "plots")
+        later = [path for path in (copy / "checkpoints").iterdir() if path.name.isdigit() and int(path.name) > step]
+        assert later
+        for path in later:
+            shutil.rmtree(path)
+        return copy
+
+    return cut
 
 
 class TinyNet(nn.Module):
