@@ -54,17 +54,19 @@ def compile_little(compiled: str) -> Iterator[None]:
 
 @pytest.fixture
 def cut_back(tmp_path: pathlib.Path) -> Callable[[pathlib.Path, int], pathlib.Path]:
-    """Copies the folder of a finished run as a kill after the checkpoint of a step leaves it: its reports go on."""
+    """Copies the folder of a finished run with no checkpoint after a step; the reports after it are still there."""
 
     def cut(folder: pathlib.Path, step: int) -> pathlib.Path:
         copy = tmp_path / "cut"
         shutil.copytree(folder, copy)
         (copy / "result.json").unlink()
         shutil.rmtree(copy / "plots")
-        later = [path for path in (copy / "checkpoints").iterdir() if path.name.isdigit() and int(path.name) > step]
-        assert later
-        for path in later:
-            shutil.rmtree(path)
+        saved = [int(path.name) for path in (copy / "checkpoints").iterdir() if path.name.isdigit()]
+        # Without the one the run would start anew, without the others there would be nothing left to do.
+        assert step in saved and max(saved) > step
+        for later in saved:
+            if later > step:
+                shutil.rmtree(copy / "checkpoints" / str(later))
         return copy
 
     return cut
