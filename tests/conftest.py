@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from gaea_jax.spaces.nas_bench_201 import EDGES, OPERATIONS
 
@@ -26,6 +27,30 @@ def dropped_programs() -> Iterator[None]:
     """Drops a module's compiled programs: those of all modules are more memory maps than Linux lets a process have."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder for the programs of a session."""
+    return str(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="module")
+def compile_little(compiled: str) -> Iterator[None]:
+    """Programs that run for a few steps need no polish, and those that are equal share one binary."""
+    options = {
+        "jax_compilation_cache_dir": compiled,
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+        "jax_disable_most_optimizations": True,
+    }
+    before = {name: jax.config.values[name] for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

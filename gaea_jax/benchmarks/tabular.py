@@ -24,8 +24,6 @@ ImageNet16-120 both are halves of the original held-out set. Values are means ov
 import dataclasses
 import os
 import reprlib
-import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gaea_jax.benchmarks.npz import read_arrays
 from gaea_jax.errors import UsageError
 from gaea_jax.spaces.base import SearchSpace
 from gaea_jax.spaces.nas_bench_201 import EDGES, NAS_BENCH_201, OPERATIONS, Genotype, NASBench201
@@ -213,7 +212,7 @@ def load_table(path: str | os.PathLike[str]) -> Table:
         for metric in _METRICS
         for epochs in (200, 12)
     }
-    arrays = _read(path, ["op_names", "edges", "ops", *columns.values()])
+    arrays = read_arrays(path, ["op_names", "edges", "ops", *columns.values()])
     required = ["op_names", "edges", "ops", *(name for key, name in columns.items() if key[2] == 200)]
     if missing := [name for name in required if name not in arrays]:
         raise UsageError("table", f"{path} lacks the arrays {', '.join(missing)}")
@@ -222,19 +221,6 @@ def load_table(path: str | os.PathLike[str]) -> Table:
         NAS_BENCH_201.name,
         {key: _percents(path, name, arrays[name]) for key, name in columns.items() if name in arrays},
     )
-
-
-def _read(path: str | os.PathLike[str], names: list[str]) -> dict[str, np.ndarray]:
-    try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            return {name: archive[name] for name in names if name in archive.files}
-    except OSError as error:
-        raise UsageError("table", f"cannot read {path} ({error.strerror or error})") from error
-    except (ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError("table", f"{path} is damaged or not an .npz file of plain arrays") from error
 
 
 def _check_rows(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:

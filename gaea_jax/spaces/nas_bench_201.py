@@ -271,6 +271,9 @@ NAS_BENCH_201 = NASBench201("nas_bench_201", OPERATIONS)
 NAS_BENCH_201_NOZERO = NASBench201("nas_bench_201_nozero", OPERATIONS[1:])
 """The space that GAEA DARTS searches: 4 operations, 4,096 cells."""
 
+TRANSNAS_MICRO = NASBench201("transnas_micro", OPERATIONS[:4])
+"""The micro space of TransNAS-Bench-101: the same cell with the first 4 operations, 4,096 cells."""
+
 
 def canonical(genotype: Genotype) -> str:
     """The benchmark's name for the function that a cell computes: cells of one name were counted as one.

@@ -1,8 +1,8 @@
-"""A small search that compiles in a moment, and settings that make the others compile fast."""
+"""A small search that compiles in a moment; the others compile without polish."""
 
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,7 +11,6 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from jax.experimental.compilation_cache import compilation_cache
 
 from gaea_jax.data import Dataset, Split
 from gaea_jax.data.augment import Augmentation
@@ -26,30 +25,9 @@ CLASSES = 3
 IMAGE = (4, 4, 1)
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tmp_path_factory.mktemp("compiled"))
-
-
 @pytest.fixture(scope="module", autouse=True)
-def compile_little(compiled: str) -> Iterator[None]:
-    """Programs that run for six steps need no polish, and those that are equal share one binary.
-
-    Every search and training makes a step of its own, which JAX alone would compile anew.
-    """
-    options = {
-        "jax_compilation_cache_dir": compiled,
-        "jax_persistent_cache_min_compile_time_secs": 0.2,
-        "jax_disable_most_optimizations": True,
-    }
-    before = {name: jax.config.values[name] for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+def polish_nothing(compile_little: None) -> None:
+    """Every search and training makes a step of its own, and runs it a few times."""
 
 
 @pytest.fixture

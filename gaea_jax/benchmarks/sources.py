@@ -1,0 +1,263 @@
+"""Benchmarks for black-box search, made of the files of their tables."""
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gaea_jax.benchmarks.base import Benchmark, Candidates, edge_candidates
+from gaea_jax.benchmarks.npz import read_arrays
+from gaea_jax.benchmarks.tabular import load_table
+from gaea_jax.errors import UsageError
+from gaea_jax.spaces import nas_bench_101, nas_bench_201
+from gaea_jax.spaces.grammar import FIRST_OPERATION, INPUT, OUTPUT, CellGraph, operations_on_edges
+from gaea_jax.spaces.nas_bench_201 import NASBench201
+
+IDENTITIES = ("class", "cell")
+
+Path = str | os.PathLike[str]
+
+
+class Signal(NamedTuple):
+    """What a search sees of a table. Which values there are, the benchmark says.
+
+    Attributes:
+      dataset: what the cells were trained on; of TransNAS-Bench-101 the task.
+      metric: "valid" or "test".
+      epochs: of the training.
+      identity: whether a query is a "cell", or a "class" of cells that compute the same.
+    """
+
+    dataset: str = "cifar10"
+    metric: str = "valid"
+    epochs: int = 200
+    identity: str = "class"
+
+
+def nas_bench_201_benchmark(path: Path, signal: Signal, space: NASBench201, latency: Path | None = None) -> Benchmark:
+    """All cells of a space of NAS-Bench-201, with the accuracies of its table.
+
+    Args:
+      path: see `gaea_jax.benchmarks.tabular`. Arrays ``params_m`` and ``flops_m_computed`` (millions of parameters and
+        of multiply-adds), if the file has them, become costs.
+      signal: accuracy in percent, the mean of the training seeds.
+      space: with or without ``none``.
+      latency: ``.npz`` of ``latency_ms`` float [15625, devices] and the names ``devices``, which become costs too.
+
+    Returns:
+      The `Benchmark`; it reports ``valid`` and ``test``, accuracies of the data set after 200 epochs.
+
+    Raises:
+      UsageError: on ``table`` or ``latency``, if the file is not of this form; on what of the signal it does not have.
+    """
+    table = load_table(path)
+    scores = table.scores(signal.dataset, signal.metric, signal.epochs)
+    genotypes = list(space.genotypes())
+    rows = np.array([table.index(genotype) for genotype in genotypes])
+    costs = read_arrays(path, ("params_m", "flops_m_computed"))
+    if latency is not None:
+        costs |= _latencies(latency)
+    return Benchmark(
+        space.name,
+        _cells(space, genotypes, signal.identity),
+        np.asarray(scores)[rows],
+        {metric: np.asarray(table.scores(signal.dataset, metric))[rows] for metric in ("valid", "test")},
+        {
+            name: _per_row(path, name, values, nas_bench_201.NAS_BENCH_201.count())[rows]
+            for name, values in costs.items()
+        },
+        lambda row: str(genotypes[row]),
+    )
+
+
+def transnas_micro_benchmark(path: Path, signal: Signal) -> Benchmark:
+    """All 4,096 cells of TransNAS-Bench-101's micro space on one of seven tasks.
+
+    Args:
+      path: ``.npz`` of ``ops`` int [4096, 6], row number = the digits as a base-4 number, ``op_names`` and ``edges`` as
+        in NAS-Bench-201, ``tasks`` text [7] and ``val`` float [4096, 7], more is better.
+      signal: its data set is the task; there is only "valid".
+
+    Returns:
+      The `Benchmark`; it reports ``valid``.
+
+    Raises:
+      UsageError: on ``table``, ``dataset`` or ``metric``.
+
+    References:
+      Duan et al, `TransNAS-Bench-101 <https://arxiv.org/abs/2105.11871>`_, 2021.
+    """
+    space = nas_bench_201.TRANSNAS_MICRO
+    arrays = _arrays(path, ("ops", "op_names", "edges", "tasks", "val"))
+    genotypes = list(space.genotypes())
+    digits = np.array([[space.operations.index(operation) for operation in genotype.cell] for genotype in genotypes])
+    if arrays["op_names"].tolist() != list(space.operations) or not np.array_equal(arrays["ops"], digits):
+        raise UsageError("table", f"{path} is of another space or order; wants base-4 digits of {space.operations}")
+    tasks = arrays["tasks"].tolist()
+    if signal.dataset not in tasks:
+        raise UsageError("dataset", f"{signal.dataset!r} is not in the table, which has {', '.join(tasks)}")
+    if signal.metric != "valid":
+        raise UsageError("metric", f"{signal.metric!r} is not in the table, which has valid")
+    scores = _per_row(path, "val", arrays["val"][:, tasks.index(signal.dataset)], len(genotypes))
+    return Benchmark(
+        space.name,
+        _cells(space, genotypes, signal.identity),
+        scores,
+        {"valid": scores},
+        {},
+        lambda row: str(genotypes[row]),
+    )
+
+
+def nas_bench_101_benchmark(path: Path, signal: Signal) -> Benchmark:
+    """Those cells of NAS-Bench-101 that a table has, which may be a sample of the 423,624.
+
+    A cell that the table does not have cannot be evaluated: a generator writes on until it has one that is there.
+    There are no neighbours, which a sample has few of.
+
+    Args:
+      path: ``.npz`` of ``num_vertices`` int [n], ``adjacency`` [n, 7, 7], ``ops`` [n, 5] (numbers of `OPERATIONS`),
+        ``epochs`` int [e], ``valid_acc`` float [n, e] between 0 and 1, and ``params`` [n].
+      signal: of "cifar10", "valid" only, which is one run of each cell.
+
+    Returns:
+      The `Benchmark`; it reports ``valid`` after the longest training, in percent, and has the cost ``params_m``.
+
+    Raises:
+      UsageError: on ``table``, ``dataset``, ``metric`` or ``epochs``.
+    """
+    names = ("num_vertices", "adjacency", "ops", "epochs", "valid_acc", "params")
+    vertices, adjacency, operations, epochs, accuracy, parameters = _arrays(path, names).values()
+    known = epochs.tolist()
+    for argument, value, accepted in (
+        ("dataset", signal.dataset, ["cifar10"]),
+        ("metric", signal.metric, ["valid"]),
+        ("epochs", signal.epochs, known),
+    ):
+        if value not in accepted:
+            raise UsageError(argument, f"{value!r} is not in the table, which has {', '.join(map(str, accepted))}")
+    rows = len(vertices)
+    percents = 100 * accuracy
+    scores = _per_row(path, "valid_acc", percents[:, known.index(signal.epochs)], rows)
+    none = nas_bench_101.GRAMMAR.none
+    labels = np.full((rows, nas_bench_101.MAX_NODES), none, np.int32)
+    labels[:, 0] = INPUT
+    inner = np.where(np.arange(5) < vertices[:, None] - 2, operations.astype(int) + FIRST_OPERATION, none)
+    labels[:, 1:-1] = inner
+    labels[np.arange(rows), vertices.astype(int) - 1] = OUTPUT
+    candidates = Candidates(
+        CellGraph(jnp.asarray(labels), jnp.asarray(adjacency.astype(bool))),
+        jnp.arange(rows, dtype=jnp.int32),
+        jnp.ones(rows, bool),
+        None,
+        _dag_index(path, vertices, adjacency.astype(bool), operations.astype(int)),
+        nas_bench_101.GRAMMAR,
+    )
+
+    def text(row: int) -> str:
+        nodes = int(vertices[row])
+        inner = [nas_bench_101.OPERATIONS[operation] for operation in operations[row, : nodes - 2]]
+        return str(nas_bench_101.pruned(adjacency[row, :nodes, :nodes], inner))
+
+    longest = _per_row(path, "valid_acc", percents[:, int(np.argmax(epochs))], rows)
+    costs = {"params_m": _per_row(path, "params", parameters / 1e6, rows)}
+    return Benchmark("nas_bench_101", candidates, scores, {"valid": longest}, costs, text)
+
+
+def _cells(space: NASBench201, genotypes: list[nas_bench_201.Genotype], identity: str) -> Candidates:
+    if identity not in IDENTITIES:
+        raise UsageError("identity", f"{identity!r} is unknown; known are {', '.join(IDENTITIES)}")
+    classes = None
+    if identity == "class":
+        names = [nas_bench_201.canonical(genotype) for genotype in genotypes]
+        _, classes = np.unique(names, return_inverse=True)
+    digits = np.array([[space.operations.index(operation) for operation in genotype.cell] for genotype in genotypes])
+    return edge_candidates(operations_on_edges(space.operations), digits, classes)
+
+
+def _dag_index(
+    path: Path, vertices: np.ndarray, adjacency: np.ndarray, operations: np.ndarray
+) -> Callable[[CellGraph], jax.Array]:
+    """Finds the row of a labelled graph: by the bits of its matrix its number, by that and its labels the row."""
+    all_cells = nas_bench_101.enumerate_cells()
+    numbers = np.zeros(len(vertices), np.int64)
+    for nodes in np.unique(vertices):
+        here = vertices == nodes
+        numbers[here] = nas_bench_101.canonical(adjacency[here, :nodes, :nodes], operations[here, : nodes - 2])
+    order = np.argsort(numbers)
+    if (np.diff(numbers[order]) == 0).any() or not np.isin(numbers, all_cells.cells).all():
+        raise UsageError("table", f"{path} has a cell twice, or graphs that are no cells of NAS-Bench-101")
+    place = np.minimum(np.searchsorted(numbers, all_cells.cells, sorter=order), len(numbers) - 1)
+    rows = np.where(numbers[order[place]] == all_cells.cells, order[place], -1)
+    dag = np.full(2 ** (nas_bench_101.MAX_NODES * (nas_bench_101.MAX_NODES - 1) // 2), -1, np.int32)
+    dag[all_cells.dags] = np.arange(len(all_cells.dags))
+    return jax.tree_util.Partial(
+        _by_dag, *map(jnp.asarray, (dag, all_cells.nodes, all_cells.offsets, rows.astype(np.int32)))
+    )
+
+
+def _by_dag(dags: jax.Array, nodes: jax.Array, offsets: jax.Array, rows: jax.Array, graph: CellGraph) -> jax.Array:
+    size = graph.labels.shape[-1]
+    sources, targets = np.triu_indices(size, 1)
+    bits = jnp.sum(graph.adjacency[..., sources, targets] << np.arange(len(sources)), axis=-1, dtype=jnp.int32)
+    dag = dags[bits]
+    inner = jnp.arange(1, size - 1)
+    last = nodes[dag][..., None] - 1
+    digits = jnp.where(inner < last, graph.labels[..., 1:-1] - FIRST_OPERATION, 0)
+    powers = jnp.where(inner < last, 3 ** (last - 1 - inner), 0)
+    return jnp.where(dag < 0, -1, rows[offsets[dag] + jnp.sum(digits * powers, axis=-1, dtype=jnp.int32)])
+
+
+def _latencies(path: Path) -> dict[str, np.ndarray]:
+    try:
+        arrays = _arrays(path, ("latency_ms", "devices"))
+    except UsageError as error:
+        raise UsageError("latency", error.sentence) from error
+    values, devices = arrays["latency_ms"], arrays["devices"].tolist()
+    if values.ndim != 2 or values.shape[1] != len(devices):
+        raise UsageError("latency", f"{path}: latency_ms has shape {values.shape} for {len(devices)} devices")
+    return dict(zip(devices, values.T, strict=True))
+
+
+def _arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    arrays = read_arrays(path, names)
+    if missing := [name for name in names if name not in arrays]:
+        raise UsageError("table", f"{path} lacks the arrays {', '.join(missing)}")
+    return arrays
+
+
+def _per_row(path: Path, name: str, values: np.ndarray, rows: int) -> np.ndarray:
+    if values.shape != (rows,) or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        raise UsageError("table", f"{path}: {name} wants {rows} finite numbers")
+    return values.astype(np.float32)
+
+
+SPACES = ("nas_bench_201", "nas_bench_201_nozero", "transnas_micro", "nas_bench_101")
+
+
+def load_benchmark(space: str, path: Path, signal: Signal, latency: Path | None = None) -> Benchmark:
+    """The benchmark of a space.
+
+    Args:
+      space: one of `SPACES`.
+      path: its table.
+      signal: what a search sees of it.
+      latency: of NAS-Bench-201, a table of latencies, which become costs.
+
+    Returns:
+      The `Benchmark`.
+
+    Raises:
+      UsageError: on ``space``, ``table``, ``latency``, or what of the signal the table does not have.
+    """
+    if space not in SPACES:
+        raise UsageError("space", f"{space!r} has no benchmark; those with one are {', '.join(SPACES)}")
+    if space.startswith("nas_bench_201"):
+        chosen = nas_bench_201.NAS_BENCH_201 if space == "nas_bench_201" else nas_bench_201.NAS_BENCH_201_NOZERO
+        return nas_bench_201_benchmark(path, signal, chosen, latency)
+    if latency is not None:
+        raise UsageError("latency", f"is for NAS-Bench-201, not for {space}")
+    return (transnas_micro_benchmark if space == "transnas_micro" else nas_bench_101_benchmark)(path, signal)
