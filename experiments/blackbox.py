@@ -16,6 +16,7 @@ from gaea_jax.plot.anytime import anytime
 from gaea_jax.train.folder import RunFolder
 from gaea_jax.versions import versions
 
+# Of a curve in the plot.
 POINTS = 60
 AXES = {"rank": "rank by what the search sees", "valid": "validation (%)", "test": "test accuracy (%)"}
 
@@ -127,7 +128,13 @@ def show(result: BlackboxResult, curves: statistics.Curves, tests: dict[str, Any
     print(f"{result.config.trials} trials in {result.wall_s:.0f} s")
 
 
+def one_device_a_core() -> None:
+    """Makes each core of a CPU a device of its own, unless JAX was told otherwise: a trial does not fill several."""
+    told = jax.config.values["jax_num_cpu_devices"] > 0 or "device_count" in os.environ.get("XLA_FLAGS", "")
+    if not told:
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+
+
 if __name__ == "__main__":
-    # Trials are small programs, which do not fill several cores by themselves.
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    one_device_a_core()
     main(run, Flags, "Search a tabular benchmark by queries, in many trials at once.")

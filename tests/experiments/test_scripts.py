@@ -23,6 +23,7 @@ import pytest
 
 from experiments.cli import _first_paragraph, keep_programs, main
 from experiments.suites.kills import checkpoints, differences, outcome
+from gaea_jax.blackbox import BlackboxConfig
 from gaea_jax.metrics import read_metrics
 from gaea_jax.spaces import get_space
 from gaea_jax.train import DivergedError, Interrupted, RetrainConfig, SearchConfig
@@ -148,6 +149,12 @@ BAD_INPUT = [
     ("benchmark speed", "speed", "--help"),
     ("benchmark supernet --steps x", "--steps", "int"),
     ("benchmark supernet --steps 1 --rounds 1 --channels 2 --image 8 --yardstick false", "--yardstick", "JSON"),
+    ("blackbox --budget 50", "--table", "file of the benchmark"),
+    ("blackbox --table notes.txt", "--table", ".npz"),
+    ("blackbox --table other.npz --algorithm annealing", "--algorithm", "random, evolution"),
+    ("blackbox --table other.npz --against empty", "--against", "no finished run"),
+    ("blackbox --table other.npz --algorithm evolution --truth 5", "--truth", "evolution"),
+    ("blackbox --table other.npz --trials 0", "--trials", "more than 0"),
 ]
 # The others run in the process of the tests, which spares the start of Python.
 IN_A_PROCESS = ("search --steps abc", f"{TRAIN} --out run", f"{TRAIN} --out torn --resume")
@@ -284,7 +291,10 @@ def test_compiled_programs_are_kept_for_the_user_or_where_jax_was_told_to(named,
     assert jax.config.values["jax_compilation_cache_dir"] == (named or str(tmp_path / "gaea_jax" / "programs"))
 
 
-@pytest.mark.parametrize(("script_name", "config"), [("search", SearchConfig), ("retrain", RetrainConfig)])
+SCRIPTS = [("search", SearchConfig), ("retrain", RetrainConfig), ("blackbox", BlackboxConfig)]
+
+
+@pytest.mark.parametrize(("script_name", "config"), SCRIPTS)
 def test_help_says_what_every_field_is_for(script_name, config, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     assert call(f"{script_name} --help") == 0

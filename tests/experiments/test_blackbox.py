@@ -1,0 +1,65 @@
+"""The script of black-box search: what it writes and prints, and what it compares."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from tests.experiments.test_scripts import call
+
+COMMON = "--trials 3 --budget 60 --report-every 30"
+
+
+@pytest.fixture
+def runs(table_path: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> tuple[pathlib.Path, str]:
+    """A folder with a run of evolution, and one of local search that is compared with it, and what that one printed."""
+    first = f"blackbox --table {table_path} {COMMON} --algorithm evolution --out {tmp_path}/evolution"
+    assert call(first) == 0
+    capsys.readouterr()
+    second = f"{COMMON} --algorithm local_search --out {tmp_path}/local --against {tmp_path}/evolution"
+    assert call(f"blackbox --table {table_path} {second}") == 0
+    return tmp_path, capsys.readouterr().out
+
+
+def test_a_run_is_summed_up_and_compared(runs: tuple[pathlib.Path, str]) -> None:
+    folder, out = runs
+    result = json.loads((folder / "local" / "result.json").read_text())
+    assert (result["algorithm"], result["trials"], result["budget"]) == ("local_search", 3, 60)
+    assert [record["queries"] for record in result["budgets"]] == [50, 60]
+    assert {"rank", "valid", "test"} <= result["budgets"][0].keys()
+    assert [hit["rank"] for hit in result["hits"]] == [1, 10]
+    assert [record["queries"] for record in result["against"]["evolution"]] == [50, 60]
+    assert len(result["best"]) == 3
+    with np.load(folder / "local" / "archives.npz") as arrays:
+        best = arrays["scores"].max(axis=1)
+    assert [record["score"] for record in result["best"]] == pytest.approx(best.tolist())
+    mean = result["budgets"][-1]["rank"]["mean"]
+    assert f"60 queries: rank {mean:.2f} ± " in out
+    assert "50 queries, less evolution: rank " in out
+    assert (folder / "local" / "plots" / "anytime.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--trials 3 --seed 1", "was run with --seed 0, not 1"),
+        ("--trials 2", "was run with --trials 3, not 2"),
+        ("--trials 3 --dataset cifar100", "was run with --dataset cifar10, not cifar100"),
+        ("--trials 3 --identity cell", "was run with --identity class, not cell"),
+    ],
+)
+def test_another_benchmark_or_other_trials_are_not_compared(
+    runs: tuple[pathlib.Path, str],
+    table_path: pathlib.Path,
+    flags: str,
+    sentence: str,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    folder, _ = runs
+    command = f"blackbox --table {table_path} {flags} --budget 60 --out {folder}/other --against {folder}/evolution"
+    assert call(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --against: ")
+    assert sentence in error
+    assert not (folder / "other").exists()
