@@ -40,17 +40,17 @@ def run(flags: Flags) -> None:
         config = dataclasses.replace(config, out=out)
     others = {path: archive(path, config) for path in flags.against}
     result = blackbox(config)
-    curves = {config.algorithm: statistics.anytime(result.benchmark, result.ids)}
+    curves = {config.algorithm: statistics.anytime(result.benchmark, result.ids, result.scores)}
     tests = {}
-    for path, (name, ids) in others.items():
+    for path, (name, *archives) in others.items():
         label = name if name not in curves else f"{name} ({path.name})"
-        curves[label] = statistics.anytime(result.benchmark, ids)
+        curves[label] = statistics.anytime(result.benchmark, *archives)
         tests[label] = statistics.compare(curves[config.algorithm], curves[label])
     write(result, curves, tests)
     show(result, curves[config.algorithm], tests)
 
 
-def archive(path: pathlib.Path, config: BlackboxConfig) -> tuple[str, np.ndarray]:
+def archive(path: pathlib.Path, config: BlackboxConfig) -> tuple[str, np.ndarray, np.ndarray]:
     """The algorithm of a finished run and the candidates of its trials.
 
     Args:
@@ -58,7 +58,7 @@ def archive(path: pathlib.Path, config: BlackboxConfig) -> tuple[str, np.ndarray
       config: of the run that is to be compared with it.
 
     Returns:
-      Name of the algorithm and ids, int [trials, budget].
+      Name of the algorithm, and ids and scores, [trials, budget].
 
     Raises:
       UsageError: on ``against``, if there is no finished run, or one of another benchmark or of other trials.
@@ -66,14 +66,14 @@ def archive(path: pathlib.Path, config: BlackboxConfig) -> tuple[str, np.ndarray
     try:
         identity = json.loads((path / "config.json").read_text())["identity"]
         with np.load(path / "archives.npz", allow_pickle=False) as arrays:
-            ids = arrays["ids"]
+            ids, scores = arrays["ids"], arrays["scores"]
     except (OSError, ValueError, KeyError) as error:
         raise UsageError("against", f"{path} holds no finished run of this script") from error
     free = {"--algorithm", "--budget", *(f"--{name}" for name in OPTIONS)}
     for name, value in config.identify().items():
         if name not in free and identity.get(name) != value:
             raise UsageError("against", f"{path} was run with {name} {identity.get(name)}, not {value}")
-    return identity["--algorithm"], ids
+    return identity["--algorithm"], ids, scores
 
 
 def write(result: BlackboxResult, curves: dict[str, statistics.Curves], tests: dict[str, Any]) -> None:
@@ -99,7 +99,10 @@ def write(result: BlackboxResult, curves: dict[str, statistics.Curves], tests: d
         "seed": config.seed,
         "trials": config.trials,
         "budget": config.budget,
-        "best": [{"genotype": result.benchmark.text(int(i)), "score": float(result.benchmark.scores[i])} for i in best],
+        "best": [
+            {"genotype": result.benchmark.text(int(i)), "score": float(score)}
+            for i, score in zip(best, result.scores.max(axis=1), strict=True)
+        ],
         "budgets": statistics.at_budgets(ours),
         "hits": statistics.first_hits(ours),
         "against": tests,

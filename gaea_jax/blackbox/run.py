@@ -16,12 +16,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gaea_jax.benchmarks import Benchmark, Candidates, Signal, load_benchmark
 from gaea_jax.blackbox.base import Algorithm
+from gaea_jax.blackbox.evaluators import Evaluate, from_supernet, from_table
 from gaea_jax.blackbox.evolution import evolution
 from gaea_jax.blackbox.ga_nas import ga_nas
 from gaea_jax.blackbox.local_search import local_search
 from gaea_jax.blackbox.predictor import predictor_search
 from gaea_jax.blackbox.random_search import random_search
-from gaea_jax.blackbox.trial import Evaluate, Trial, advance, begin
+from gaea_jax.blackbox.trial import Trial, advance, begin
 from gaea_jax.errors import UsageError
 from gaea_jax.train.drive import Record, drive
 from gaea_jax.train.folder import RunFolder
@@ -59,6 +60,9 @@ class BlackboxConfig:
       at_most: the most of `cost`; what is above is never evaluated.
       percentile: the same, as a percentile of the costs of all candidates.
       target: maximise score · (cost / target) ^ -0.07 instead.
+      supernet: folder of a bilevel search by gradient on the space. Cells are scored by their accuracy with its weights
+        and not by the table, by which results are still ranked.
+      eval_images: held-out images that they are scored by.
       initial: candidates drawn uniformly at first; the algorithm's own number by default.
       batch: evaluations a round of "predictor" and "ga_nas".
       population: of "evolution".
@@ -87,6 +91,8 @@ class BlackboxConfig:
     at_most: float | None = None
     percentile: float | None = None
     target: float | None = None
+    supernet: pathlib.Path | None = None
+    eval_images: int = 512
     initial: int | None = None
     batch: int | None = None
     population: int | None = None
@@ -108,8 +114,9 @@ class BlackboxConfig:
         """The fields and files that decide the numbers of a run, by flag; a resumed run must have the same."""
         free = ("report_every", "out", "resume")
         fields = {name: value for name, value in self.fields().items() if name not in free}
-        for name in ("table", "latency"):
-            if (path := getattr(self, name)) is not None:
+        supernet = self.supernet and self.supernet / "metrics.jsonl"
+        for name, path in (("table", self.table), ("latency", self.latency), ("supernet", supernet)):
+            if path is not None:
                 fields[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         return {f"--{name.replace('_', '-')}": value for name, value in fields.items()}
 
@@ -125,7 +132,7 @@ class BlackboxResult(NamedTuple):
       config: its configuration.
       benchmark: what it searched.
       ids: int [trials, budget], the candidates in the order of their evaluation.
-      scores: float32 [trials, budget], what the search saw of them.
+      scores: float32 [trials, budget], what the search saw of them, which the table has only without a supernet.
       rounds: int [trials], rounds of proposals.
       records: the reports.
       wall_s: seconds it took, summed over resumes.
@@ -229,7 +236,7 @@ def blackbox(
       UsageError: an argument is wrong; nothing has been overwritten.
       Interrupted: a signal ended the run; it can be resumed.
     """
-    for name in ("budget", "trials", "initial", "batch", "population", "report_every"):
+    for name in ("budget", "trials", "eval_images", "initial", "batch", "population", "report_every"):
         if (value := getattr(config, name)) is not None and value < 1:
             raise UsageError(name, f"must be more than 0, not {value}")
     algorithm = make_algorithm(config)
@@ -252,21 +259,24 @@ def blackbox(
         folder = RunFolder.reopen(config.out, config.identify())
     elif config.out is not None:
         folder = RunFolder.create(config.out, config.fields(), config.identify())
+    evaluate = from_table(benchmark)
+    if config.supernet is not None:
+        evaluate = from_supernet(benchmark, config.supernet, config.eval_images)
     ranks = benchmark.ranks()
 
-    def create(given: tuple[jax.Array, Candidates, jax.Array]) -> _Trials:
-        keys, candidates, scores = given
+    def create(given: tuple[jax.Array, tuple[Candidates, Evaluate]]) -> _Trials:
+        keys, (candidates, evaluate) = given
 
         def one(key: jax.Array) -> Trial:
-            return begin(algorithm, candidates, _look_up(scores), config.budget, identities, key)
+            return begin(algorithm, candidates, evaluate, config.budget, identities, key)
 
         return _Trials(jax.lax.map(one, keys))
 
-    def step(state: _Trials, batch: tuple[Candidates, jax.Array]) -> tuple[_Trials, dict[str, jax.Array]]:
-        candidates, scores = batch
+    def step(state: _Trials, batch: tuple[Candidates, Evaluate]) -> tuple[_Trials, dict[str, jax.Array]]:
+        candidates, evaluate = batch
 
         def one(trial: Trial) -> tuple[Trial, dict[str, jax.Array]]:
-            trial = advance(algorithm, candidates, _look_up(scores), trial, _QUERIES)
+            trial = advance(algorithm, candidates, evaluate, trial, _QUERIES)
             return trial, {"rounds": trial.rounds.astype(jnp.float32), **algorithm.measures(trial.state)}
 
         trials, measures = jax.lax.map(one, state.trials)
@@ -277,7 +287,7 @@ def blackbox(
         best = np.take_along_axis(archive.ids, archive.scores.argmax(axis=1)[:, None], axis=1)[:, 0]
         record = {
             "queries": float(archive.queries.mean()),
-            "best": float(benchmark.scores[best].mean()),
+            "best": float(archive.scores.max(axis=1).mean()),
             "rank": float(ranks[best].mean()),
             **{name: float(np.mean(values)) for name, values in means.items()},
             "rounds": float(np.mean(state.trials.rounds)),
@@ -287,12 +297,12 @@ def blackbox(
     devices = devices if devices is not None else jax.local_devices()
     devices = devices[: max(count for count in range(1, len(devices) + 1) if config.trials % count == 0)]
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(config.seed), jnp.arange(config.trials))
-    data = (candidates, jnp.asarray(benchmark.scores))
+    data = (candidates, evaluate)
     every = config.report_every or math.ceil(config.budget / 10)
     finished = drive(
         step,
         create,
-        (keys, *data),
+        (keys, data),
         jax.tree_util.Partial(_same, data),
         max(1, math.ceil((config.budget - algorithm.initial) / _QUERIES)),
         report=report,
@@ -307,14 +317,10 @@ def blackbox(
     trials = jax.device_get(finished.state.trials)
     archive = trials.archive
     if folder:
-        np.savez(folder.path / "archives.npz", ids=archive.ids, scores=archive.scores)
+        np.savez_compressed(folder.path / "archives.npz", ids=archive.ids, scores=archive.scores)
     return BlackboxResult(
         config, benchmark, archive.ids, archive.scores, trials.rounds, finished.records, finished.wall_s
     )
-
-
-def _look_up(scores: jax.Array) -> Evaluate:
-    return lambda ids, wanted: scores[ids]
 
 
 def _same(data: Any, step: Any) -> Any:

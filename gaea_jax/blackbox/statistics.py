@@ -22,7 +22,7 @@ class Curves(NamedTuple):
     """The best candidate so far, by what the search sees; of equal ones the first.
 
     Attributes:
-      rank: int [trials, budget], its rank among all feasible candidates after each query.
+      rank: int [trials, budget], its rank in the table among all feasible candidates after each query.
       reported: float32 [trials, budget] by name, what the benchmark reports of it.
     """
 
@@ -34,17 +34,17 @@ class Curves(NamedTuple):
         return self.rank if name == "rank" else self.reported[name]
 
 
-def anytime(benchmark: Benchmark, ids: np.ndarray) -> Curves:
+def anytime(benchmark: Benchmark, ids: np.ndarray, scores: np.ndarray) -> Curves:
     """The curves of trials.
 
     Args:
       benchmark: what was searched.
       ids: int [trials, budget], in the order of evaluation.
+      scores: float32 [trials, budget], what the search saw of them.
 
     Returns:
       The `Curves`.
     """
-    scores = benchmark.scores[ids]
     better = np.concatenate([np.ones((len(ids), 1), bool), scores[:, 1:] > np.maximum.accumulate(scores, 1)[:, :-1]], 1)
     place = np.maximum.accumulate(np.where(better, np.arange(ids.shape[1]), 0), axis=1)
     best = np.take_along_axis(ids, place, axis=1)

@@ -1,6 +1,5 @@
 """One trial of a black-box search: rounds of proposals and queries, as pure functions of its state."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,9 +7,7 @@ import jax.numpy as jnp
 
 from gaea_jax.benchmarks import Candidates
 from gaea_jax.blackbox.base import NO_SCORE, Algorithm, Archive, State, unseen
-
-# ids int32 [n] and which of them are wanted, bool [n], to scores float32 [n]; only those that are wanted count.
-Evaluate = Callable[[jax.Array, jax.Array], jax.Array]
+from gaea_jax.blackbox.evaluators import Evaluate
 
 # Rounds of proposals without a query before a uniform candidate is evaluated in their place: evolution may propose
 # what it knows for long, and must not do so for ever.

@@ -4,7 +4,7 @@ from gaea_jax.train.drive import DivergedError, Interrupted
 from gaea_jax.train.functional import Searched, make_search
 from gaea_jax.train.loop import data_parallel, run
 from gaea_jax.train.retrain import RetrainConfig, RetrainResult, TrainState, make_train_step, retrain
-from gaea_jax.train.search import SearchResult, search
+from gaea_jax.train.search import SearchResult, restore_search, search
 from gaea_jax.train.search_config import SearchConfig
 from gaea_jax.train.state import SearchState
 from gaea_jax.train.step import accuracy, cross_entropy, make_search_step
@@ -26,6 +26,7 @@ __all__ = [
     "make_search",
     "make_search_step",
     "make_train_step",
+    "restore_search",
     "retrain",
     "run",
     "search",

@@ -200,6 +200,31 @@ def drive(
     return Run(tallied.state, records, before + time.monotonic() - start)
 
 
+def restored(step: Step, create: Callable[[Any], Any], key: Any, source: Any, folder: RunFolder) -> Any:
+    """The state that a run had last saved.
+
+    Args:
+      step: as for `drive`, of a run that is neither streamed nor of several searches.
+      create: as for `drive`.
+      key: as for `drive`.
+      source: as for `drive`.
+      folder: of the run; nothing is written.
+
+    Returns:
+      The state.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or it is of another run or damaged.
+    """
+    state = compiled_once(create)(key)
+    metrics = jax.eval_shape(lambda state: step(state, source(state.step))[1], state)
+    sums = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), metrics)
+    like = _Tallied(state, sums, jnp.int32(0))
+    with folder.checkpoints() as checkpoints:
+        _, (tallied, _, _) = checkpoints.restore((like, 0.0, None))
+    return tallied.state
+
+
 def _placed(shapes: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(lambda shape: shape.update(sharding=sharding), shapes)
 

@@ -29,7 +29,7 @@ from gaea_jax.optim import freeze_inactive, search_optimizer
 from gaea_jax.spaces import get_space
 from gaea_jax.train.config import Length, compute_dtype, load_data, run_length
 from gaea_jax.train.drive import Record
-from gaea_jax.train.evaluate import held_out_batches, spread, supernet_accuracy
+from gaea_jax.train.evaluate import Batch, held_out_batches, spread, supernet_accuracy
 from gaea_jax.train.recipe import cosine, sgd
 from gaea_jax.train.report import Accuracy, make_report
 from gaea_jax.train.search_config import SearchConfig, arch_learning_rate, checked, method_of, order_of
@@ -50,6 +50,8 @@ class Ready(NamedTuple):
       images: what it trains on.
       source: makes its batches from the images and that key.
       report: see `drive`.
+      net: the supernet.
+      held_out: loads so many of the images that the weights do not see, see `held_out_batches`; None without any.
       digests: what beside the configuration decides its numbers, see `open_folder`.
     """
 
@@ -62,6 +64,8 @@ class Ready(NamedTuple):
     images: Split | StoredSplit
     source: Callable[[Any, jax.Array], SearchSource | Stream]
     report: Callable[[SearchState, Record, Record | None], tuple[Record, str]]
+    net: nn.Module
+    held_out: Callable[[int], list[Batch]] | None
     digests: dict[str, str | None]
 
 
@@ -142,13 +146,20 @@ def prepare(config: SearchConfig, devices: Sequence[jax.Device]) -> Ready:
         )
         if mixture.at(False).active is None:
             raise UsageError("inactive_weights", f"must be 'decay' for {config.method}, which runs all operations")
-    accuracies = _accuracies(config, net, dataset, train_valid, devices)
+    held_out = None
+    if train_valid is not None:
+        valid = train_valid.valid
+
+        def held_out(count: int) -> list[Batch]:
+            return held_out_batches(dataset, spread(valid, count), config.batch_size, devices)
+
+    accuracies = {} if held_out is None else _accuracies(config, net, held_out(config.eval_images))
 
     def report(state: SearchState, means: Record, before: Record | None) -> tuple[Record, str]:
         return make_report(space, method, state, means, length.steps_per_epoch, table, accuracies, before)
 
     digests = {"--split": None if train_valid is None else train_valid.digest()}
-    return Ready(config, space, method, length, step, create, dataset.train, source, report, digests)
+    return Ready(config, space, method, length, step, create, dataset.train, source, report, net, held_out, digests)
 
 
 def _optimizer(
@@ -184,17 +195,8 @@ def _train_valid(config: SearchConfig, dataset: Dataset) -> TrainValid | None:
     return first_and_last_half(size) if config.split is None else load_train_valid(config.split, size)
 
 
-def _accuracies(
-    config: SearchConfig,
-    net: nn.Module,
-    dataset: Dataset,
-    train_valid: TrainValid | None,
-    devices: Sequence[jax.Device],
-) -> dict[str, Accuracy]:
+def _accuracies(config: SearchConfig, net: nn.Module, batches: list[Batch]) -> dict[str, Accuracy]:
     """How a report evaluates the supernet: see `make_report`."""
-    if train_valid is None:
-        return {}
-    batches = held_out_batches(dataset, spread(train_valid.valid, config.eval_images), config.batch_size, devices)
     both = {"": "batch", "_running": "running"}
     names = both if config.eval_statistics == "both" else {"": config.eval_statistics}
     return {name: supernet_accuracy(net, batches, statistics) for name, statistics in names.items()}

@@ -1,13 +1,18 @@
 """A whole search from one configuration: what the script calls, and notebooks too."""
 
+import dataclasses
+import json
+import os
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
 
+from gaea_jax.checkpoint import CheckpointError
 from gaea_jax.methods.base import Space
 from gaea_jax.train.config import open_folder
-from gaea_jax.train.drive import Record, Run, drive
+from gaea_jax.train.drive import Record, Run, drive, restored
 from gaea_jax.train.folder import RunFolder
 from gaea_jax.train.prepare import Ready, prepare
 from gaea_jax.train.search_config import SearchConfig
@@ -152,6 +157,36 @@ def search(
     if folder:
         write_result(result, ready.space, folder)
     return result
+
+
+def restore_search(path: str | os.PathLike[str]) -> tuple[Ready, SearchState]:
+    """A search that was written, and its last state.
+
+    Args:
+      path: its folder; nothing is written to it.
+
+    Returns:
+      The search, prepared on one device, and the state.
+
+    Raises:
+      UsageError: on ``resume``, if the folder holds no search with a checkpoint, or one whose data is not the same or
+        was streamed; on whatever of its configuration does not hold any more.
+    """
+    path = pathlib.Path(path)
+    try:
+        fields = json.loads((path / "config.json").read_text())
+        paths = {name: fields[name] and pathlib.Path(fields[name]) for name in ("data_dir", "split")}
+        known = {field.name: fields[field.name] for field in dataclasses.fields(SearchConfig)}
+        config = SearchConfig(**{**known, **paths, "table": None, "out": path, "resume": True})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"there is no search in {path}") from error
+    if config.stream:
+        raise CheckpointError(f"the search in {path} was streamed; its state can only go on")
+    ready = prepare(config, jax.local_devices()[:1])
+    folder = open_folder(ready.config, ready.digests)
+    assert folder is not None
+    key = jax.random.key(config.seed)
+    return ready, restored(ready.step, ready.create, key, ready.source(ready.images, key), folder)
 
 
 def result_of(ready: Ready, config: SearchConfig, finished: Run) -> SearchResult:

@@ -10,20 +10,20 @@ from gaea_jax.errors import UsageError
 def test_curves_follow_the_best_so_far(small: Benchmark) -> None:
     order = np.argsort(-small.scores)
     ids = order[np.array([[9, 4, 6, 0], [2, 3, 3, 1]])]
-    curves = statistics.anytime(small, ids)
+    curves = statistics.anytime(small, ids, small.scores[ids])
     assert curves.rank.tolist() == [[10, 5, 5, 1], [3, 3, 3, 2]]
     np.testing.assert_array_equal(curves.reported["valid"][0], small.scores[order[[9, 4, 4, 0]]])
 
 
 def test_of_equal_scores_the_first_is_reported(small: Benchmark) -> None:
     """By what the search saw they are the same, and it would have kept the first."""
-    equal = small._replace(scores=np.zeros(729, np.float32))
-    assert statistics.anytime(equal, np.array([[5, 3, 8]])).reported["valid"].tolist() == [[small.scores[5]] * 3]
+    equal = np.zeros((1, 3), np.float32)
+    assert statistics.anytime(small, np.array([[5, 3, 8]]), equal).reported["valid"].tolist() == [[small.scores[5]] * 3]
 
 
 def test_budgets_are_those_within_a_run_and_its_end(small: Benchmark) -> None:
     ids = np.stack([np.random.default_rng(seed).permutation(729)[:120] for seed in range(30)])
-    curves = statistics.anytime(small, ids)
+    curves = statistics.anytime(small, ids, small.scores[ids])
     records = statistics.at_budgets(curves)
     assert [record["queries"] for record in records] == [50, 100, 120]
     rank = records[0]["rank"]
