@@ -21,7 +21,7 @@ follows the package's own source and has been run on files made to look like the
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -135,12 +135,15 @@ def check_new(path: str | os.PathLike[str]) -> None:
         raise UsageError("out", f"{path} exists and is not overwritten; name a new file")
 
 
-def write_table(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> None:
+def write_table(
+    arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str], read: Callable[[pathlib.Path], Any] = load_table
+) -> None:
     """Writes a table file, after it has been read back without complaint.
 
     Args:
-      arrays: the arrays, from `export_nats`.
+      arrays: the arrays, from `export_nats` or `gaea_jax.benchmarks.export_101.export_nas_bench_101`.
       path: the ``.npz`` file; its folder is made if it is absent.
+      read: reads a table of this kind.
 
     Raises:
       UsageError: on ``out``, if the path exists or cannot be written to; on ``table``, if the arrays make no table.
@@ -153,7 +156,7 @@ def write_table(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str]) 
         try:
             with open(temporary, "wb") as file:
                 np.savez_compressed(file, allow_pickle=False, **arrays)
-            load_table(temporary)
+            read(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Benchmarks for black-box search, made of the files of their tables."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 
 from gaea_jax.benchmarks.base import Benchmark, Candidates, edge_candidates
 from gaea_jax.benchmarks.npz import read_arrays
-from gaea_jax.benchmarks.tabular import load_table
+from gaea_jax.benchmarks.tabular import PREFIXES, load_table
 from gaea_jax.errors import UsageError
 from gaea_jax.spaces import nas_bench_101, nas_bench_201
 from gaea_jax.spaces.grammar import FIRST_OPERATION, INPUT, OUTPUT, CellGraph, operations_on_edges
@@ -26,15 +27,18 @@ class Signal(NamedTuple):
 
     Attributes:
       dataset: what the cells were trained on; of TransNAS-Bench-101 the task.
-      metric: "valid" or "test".
+      metric: "valid" or "test"; of a single training also "valtest", both together.
       epochs: of the training.
       identity: whether a query is a "cell", or a "class" of cells that compute the same.
+      training: number of a single training, from 0, and not the mean of all; what was not trained so often is not
+        feasible.
     """
 
     dataset: str = "cifar10"
     metric: str = "valid"
     epochs: int = 200
     identity: str = "class"
+    training: int | None = None
 
 
 def nas_bench_201_benchmark(path: Path, signal: Signal, space: NASBench201, latency: Path | None = None) -> Benchmark:
@@ -43,7 +47,8 @@ def nas_bench_201_benchmark(path: Path, signal: Signal, space: NASBench201, late
     Args:
       path: see `gaea_jax.benchmarks.tabular`. Arrays ``params_m`` and ``flops_m_computed`` (millions of parameters and
         of multiply-adds), if the file has them, become costs.
-      signal: accuracy in percent, the mean of the training seeds.
+      signal: accuracy in percent. Single trainings are arrays ``c10_valid_200_seeds`` and the like, float
+        [15625, trainings], NaN where there was none.
       space: with or without ``none``.
       latency: ``.npz`` of ``latency_ms`` float [15625, devices] and the names ``devices``, which become costs too.
 
@@ -54,16 +59,22 @@ def nas_bench_201_benchmark(path: Path, signal: Signal, space: NASBench201, late
       UsageError: on ``table`` or ``latency``, if the file is not of this form; on what of the signal it does not have.
     """
     table = load_table(path)
-    scores = table.scores(signal.dataset, signal.metric, signal.epochs)
+    if signal.training is None:
+        scores = np.asarray(table.scores(signal.dataset, signal.metric, signal.epochs))
+    else:
+        table.scores(signal.dataset)  # Refuses an unknown data set.
+        scores = _training(path, signal)
     genotypes = list(space.genotypes())
     rows = np.array([table.index(genotype) for genotype in genotypes])
     costs = read_arrays(path, ("params_m", "flops_m_computed"))
     if latency is not None:
         costs |= _latencies(latency)
+    candidates = _cells(space, genotypes, signal.identity)
+    trained = np.isfinite(scores[rows])
     return Benchmark(
         space.name,
-        _cells(space, genotypes, signal.identity),
-        np.asarray(scores)[rows],
+        dataclasses.replace(candidates, feasible=jnp.asarray(trained)),
+        np.where(trained, scores[rows], 0),
         {metric: np.asarray(table.scores(signal.dataset, metric))[rows] for metric in ("valid", "test")},
         {
             name: _per_row(path, name, values, nas_bench_201.NAS_BENCH_201.count())[rows]
@@ -120,28 +131,37 @@ def nas_bench_101_benchmark(path: Path, signal: Signal) -> Benchmark:
 
     Args:
       path: ``.npz`` of ``num_vertices`` int [n], ``adjacency`` [n, 7, 7], ``ops`` [n, 5] (numbers of `OPERATIONS`),
-        ``epochs`` int [e], ``valid_acc`` float [n, e] between 0 and 1, and ``params`` [n].
-      signal: of "cifar10", "valid" only, which is one run of each cell.
+        ``epochs`` int [e], ``valid_acc`` and, if it has them, ``test_acc`` float [n, e] between 0 and 1, and ``params``
+        [n].
+      signal: of "cifar10", "valid" or "test".
 
     Returns:
-      The `Benchmark`; it reports ``valid`` after the longest training, in percent, and has the cost ``params_m``.
+      The `Benchmark`; it reports both after the longest training, in percent, and has the cost ``params_m``.
 
     Raises:
       UsageError: on ``table``, ``dataset``, ``metric`` or ``epochs``.
     """
-    names = ("num_vertices", "adjacency", "ops", "epochs", "valid_acc", "params")
-    vertices, adjacency, operations, epochs, accuracy, parameters = _arrays(path, names).values()
+    names = ("num_vertices", "adjacency", "ops", "epochs", "params")
+    vertices, adjacency, operations, epochs, parameters = _arrays(path, names).values()
+    columns = {"valid": "valid_acc", "test": "test_acc"}
+    accuracies = read_arrays(path, columns.values())
+    there = [metric for metric, column in columns.items() if column in accuracies]
     known = epochs.tolist()
     for argument, value, accepted in (
         ("dataset", signal.dataset, ["cifar10"]),
-        ("metric", signal.metric, ["valid"]),
+        ("metric", signal.metric, there),
         ("epochs", signal.epochs, known),
     ):
         if value not in accepted:
             raise UsageError(argument, f"{value!r} is not in the table, which has {', '.join(map(str, accepted))}")
     rows = len(vertices)
-    percents = 100 * accuracy
-    scores = _per_row(path, "valid_acc", percents[:, known.index(signal.epochs)], rows)
+
+    def percents(metric: str, place: int) -> np.ndarray:
+        values = accuracies[columns[metric]]
+        if values.shape != (rows, len(known)) or not (values.min() >= 0 and values.max() <= 1):
+            raise UsageError("table", f"{path}: {columns[metric]} wants ({rows}, {len(known)}) numbers from 0 to 1")
+        return (100 * values[:, place]).astype(np.float32)
+
     none = nas_bench_101.GRAMMAR.none
     labels = np.full((rows, nas_bench_101.MAX_NODES), none, np.int32)
     labels[:, 0] = INPUT
@@ -162,9 +182,10 @@ def nas_bench_101_benchmark(path: Path, signal: Signal) -> Benchmark:
         inner = [nas_bench_101.OPERATIONS[operation] for operation in operations[row, : nodes - 2]]
         return str(nas_bench_101.pruned(adjacency[row, :nodes, :nodes], inner))
 
-    longest = _per_row(path, "valid_acc", percents[:, int(np.argmax(epochs))], rows)
+    reported = {metric: percents(metric, int(np.argmax(epochs))) for metric in there}
+    scores = percents(signal.metric, known.index(signal.epochs))
     costs = {"params_m": _per_row(path, "params", parameters / 1e6, rows)}
-    return Benchmark("nas_bench_101", candidates, scores, {"valid": longest}, costs, text)
+    return Benchmark("nas_bench_101", candidates, scores, reported, costs, text)
 
 
 def _cells(space: NASBench201, genotypes: list[nas_bench_201.Genotype], identity: str) -> Candidates:
@@ -209,6 +230,19 @@ def _by_dag(dags: jax.Array, nodes: jax.Array, offsets: jax.Array, rows: jax.Arr
     digits = jnp.where(inner < last, graph.labels[..., 1:-1] - FIRST_OPERATION, 0)
     powers = jnp.where(inner < last, 3 ** (last - 1 - inner), 0)
     return jnp.where(dag < 0, -1, rows[offsets[dag] + jnp.sum(digits * powers, axis=-1, dtype=jnp.int32)])
+
+
+def _training(path: Path, signal: Signal) -> np.ndarray:
+    name = f"{PREFIXES[signal.dataset]}_{signal.metric}_{signal.epochs}_seeds"
+    arrays = read_arrays(path, (name,))
+    if name not in arrays:
+        raise UsageError("training", f"needs the array {name}, which {path} lacks")
+    values = arrays[name]
+    if values.ndim != 2 or len(values) != nas_bench_201.NAS_BENCH_201.count() or values.dtype.kind != "f":
+        raise UsageError("table", f"{path}: {name} is {values.dtype} {values.shape}; wants float (15625, trainings)")
+    if not 0 <= (signal.training or 0) < values.shape[1]:
+        raise UsageError("training", f"must be 0 to {values.shape[1] - 1} for {name}, not {signal.training}")
+    return values[:, signal.training].astype(np.float32)
 
 
 def _latencies(path: Path) -> dict[str, np.ndarray]:
@@ -258,6 +292,7 @@ def load_benchmark(space: str, path: Path, signal: Signal, latency: Path | None 
     if space.startswith("nas_bench_201"):
         chosen = nas_bench_201.NAS_BENCH_201 if space == "nas_bench_201" else nas_bench_201.NAS_BENCH_201_NOZERO
         return nas_bench_201_benchmark(path, signal, chosen, latency)
-    if latency is not None:
-        raise UsageError("latency", f"is for NAS-Bench-201, not for {space}")
+    for argument, given in (("latency", latency), ("training", signal.training)):
+        if given is not None:
+            raise UsageError(argument, f"is for NAS-Bench-201, not for {space}")
     return (transnas_micro_benchmark if space == "transnas_micro" else nas_bench_101_benchmark)(path, signal)

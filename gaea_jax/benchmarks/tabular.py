@@ -36,7 +36,9 @@ from gaea_jax.errors import UsageError
 from gaea_jax.spaces.base import SearchSpace
 from gaea_jax.spaces.nas_bench_201 import EDGES, NAS_BENCH_201, OPERATIONS, Genotype, NASBench201
 
-_PREFIXES = {"cifar10": "c10", "cifar100": "c100", "ImageNet16-120": "in16"}
+PREFIXES = {"cifar10": "c10", "cifar100": "c100", "ImageNet16-120": "in16"}
+"""What the names of a table's columns begin with, by data set."""
+
 _METRICS = ("valid", "test")
 _SHAPE = (len(OPERATIONS),) * len(EDGES)
 _ROWS = NAS_BENCH_201.count()
@@ -163,7 +165,7 @@ class Table:
                 "rank": self.rank(genotype, dataset, "test"),
                 "oracle": self.oracle(dataset, "test")[1],
             }
-            for dataset in _PREFIXES
+            for dataset in PREFIXES
         }
 
     def check_space(self, space: SearchSpace[Any]) -> None:
@@ -208,7 +210,7 @@ def load_table(path: str | os.PathLike[str]) -> Table:
     """
     columns = {
         (dataset, metric, epochs): f"{prefix}_{metric}_{epochs}"
-        for dataset, prefix in _PREFIXES.items()
+        for dataset, prefix in PREFIXES.items()
         for metric in _METRICS
         for epochs in (200, 12)
     }

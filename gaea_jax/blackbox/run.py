@@ -52,9 +52,10 @@ class BlackboxConfig:
       trials: how many, of keys that follow from `seed`.
       seed: decides all trials.
       dataset: of the table; of TransNAS-Bench-101 the task.
-      metric: the accuracy that the search sees, "valid" or "test".
+      metric: the accuracy that the search sees, "valid" or "test"; of a single training also "valtest", both together.
       table_epochs: the length of training that it sees.
       identity: whether a query is a "cell", or a "class" of cells that compute the same.
+      training: see a single training of each cell, this one, from 0, and not the mean of all.
       latency: file of latencies of NAS-Bench-201.
       cost: what is limited or weighed, such as "params_m" or a device of `latency`.
       at_most: the most of `cost`; what is above is never evaluated.
@@ -86,6 +87,7 @@ class BlackboxConfig:
     metric: str = "valid"
     table_epochs: int = 200
     identity: str = "class"
+    training: int | None = None
     latency: pathlib.Path | None = None
     cost: str | None = None
     at_most: float | None = None
@@ -194,7 +196,7 @@ def make_benchmark(config: BlackboxConfig) -> Benchmark:
     """
     if config.table is None:
         raise UsageError("table", "is needed: the file of the benchmark")
-    signal = Signal(config.dataset, config.metric, config.table_epochs, config.identity)
+    signal = Signal(config.dataset, config.metric, config.table_epochs, config.identity, config.training)
     benchmark = load_benchmark(config.space, config.table, signal, config.latency)
     given = [name for name in ("at_most", "percentile", "target") if getattr(config, name) is not None]
     if len(given) > 1:
@@ -245,7 +247,7 @@ def blackbox(
     if algorithm.needs_neighbours and candidates.neighbours is None:
         raise UsageError(
             "algorithm",
-            f"{config.algorithm} moves between neighbours, and the table is a sample that lacks most of them",
+            f"{config.algorithm} moves between neighbours, which this benchmark has not",
         )
     identities = int(candidates.identity.max()) + 1
     there = len(np.unique(np.asarray(candidates.identity)[np.asarray(candidates.feasible)]))

@@ -103,6 +103,27 @@ def test_the_search_sees_the_column_that_is_asked_for(costly: pathlib.Path, arra
     np.testing.assert_array_equal(benchmark.reported["valid"], arrays["c100_valid_200"])
 
 
+def test_a_single_training_may_be_seen(tmp_path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    trainings = np.stack([arrays["c10_valid_200"] + 1, arrays["c10_valid_200"] - 1], axis=1)
+    trainings[7, 1] = np.nan
+    path = saved(tmp_path, {**arrays, "c10_valid_200_seeds": trainings})
+    first = load_benchmark("nas_bench_201", path, Signal(training=0))
+    np.testing.assert_array_equal(first.scores, trainings[:, 0])
+    assert first.candidates.feasible.all()
+    second = load_benchmark("nas_bench_201", path, Signal(training=1))
+    assert np.flatnonzero(~second.candidates.feasible).tolist() == [7]
+    assert second.ranks()[np.asarray(second.candidates.feasible)].max() <= 15_624
+    for signal, sentence in (
+        (Signal(training=2), "training: must be 0 to 1 for c10_valid_200_seeds, not 2"),
+        (Signal("cifar100", training=0), "training: needs the array c100_valid_200_seeds"),
+        (Signal("svhn", training=0), "dataset: 'svhn' is not in the table"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            load_benchmark("nas_bench_201", path, signal)
+    with pytest.raises(UsageError, match="training: is for NAS-Bench-201"):
+        load_benchmark("transnas_micro", path, Signal(training=0))
+
+
 def test_ranks_count_what_is_better(benchmark_201: Benchmark) -> None:
     ranks = benchmark_201.ranks()
     some = np.random.default_rng(0).integers(15_625, size=20)
