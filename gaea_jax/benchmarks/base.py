@@ -54,6 +54,8 @@ class Benchmark(NamedTuple):
       reported: float32 [rows] by name: what a result tells of a candidate besides, such as its test accuracy.
       costs: float32 [rows] by name, for constraints.
       text: ``text(id)``: the genotype as text.
+      row: ``row(text)``, its inverse: the id of a genotype; UsageError on ``genotype``, if the text is none or the
+        table lacks it.
     """
 
     space: str
@@ -62,6 +64,7 @@ class Benchmark(NamedTuple):
     reported: Mapping[str, np.ndarray]
     costs: Mapping[str, np.ndarray]
     text: Callable[[int], str]
+    row: Callable[[str], int]
 
     def ranks(self) -> np.ndarray:
         """One more than the number of feasible candidates with a higher score, int [rows]."""

@@ -81,6 +81,7 @@ def nas_bench_201_benchmark(path: Path, signal: Signal, space: NASBench201, late
             for name, values in costs.items()
         },
         lambda row: str(genotypes[row]),
+        lambda text: genotypes.index(space.parse(text)),
     )
 
 
@@ -120,6 +121,7 @@ def transnas_micro_benchmark(path: Path, signal: Signal) -> Benchmark:
         {"valid": scores},
         {},
         lambda row: str(genotypes[row]),
+        lambda text: genotypes.index(space.parse(text)),
     )
 
 
@@ -185,7 +187,15 @@ def nas_bench_101_benchmark(path: Path, signal: Signal) -> Benchmark:
     reported = {metric: percents(metric, int(np.argmax(epochs))) for metric in there}
     scores = percents(signal.metric, known.index(signal.epochs))
     costs = {"params_m": _per_row(path, "params", parameters / 1e6, rows)}
-    return Benchmark("nas_bench_101", candidates, scores, reported, costs, text)
+
+    def row(text: str) -> int:
+        genotype = nas_bench_101.parse(text)
+        found = int(candidates.index(nas_bench_101.graph(genotype)))
+        if found < 0:
+            raise UsageError("genotype", f"{genotype.hash()} is not in the table, which has {rows:,} cells")
+        return found
+
+    return Benchmark("nas_bench_101", candidates, scores, reported, costs, text, row)
 
 
 def _cells(space: NASBench201, genotypes: list[nas_bench_201.Genotype], identity: str) -> Candidates:

@@ -43,6 +43,7 @@ def ga_nas(
     learning_rate: float = 1e-3,
     pool: int = 1024,
     temperatures: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0),
+    reset_discriminator: bool = False,
     rank: bool = False,
     width: int = 32,
     layers: int = 4,
@@ -67,6 +68,7 @@ def ga_nas(
       pool: cells that are sampled for a batch.
       temperatures: of the sampling, for equal parts of the pool in their order; those of more than 1 find what is new
         near the best.
+      reset_discriminator: draw the discriminator anew before each round, and not go on with it.
       rank: take of the pool what the discriminator judges best, and not what was sampled first.
       width: of all layers of both networks.
       layers: of their encoders.
@@ -115,7 +117,10 @@ def ga_nas(
             return play(rules, players, true, is_true, key)
 
         playing, drawing, filling = jax.random.split(key, 3)
-        players, measures = jax.lax.scan(again, state.players, jax.random.split(playing, rounds))
+        players = state.players
+        if reset_discriminator:
+            players = players._replace(discriminator=enter(rules, true, playing).discriminator)
+        players, measures = jax.lax.scan(again, players, jax.random.split(playing, rounds))
         graphs, _ = sample(rules.generator, players.generator.variables, drawing, ladder)
         order = jnp.arange(pool)
         if rank:

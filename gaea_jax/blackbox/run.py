@@ -64,6 +64,7 @@ class BlackboxConfig:
       supernet: folder of a bilevel search by gradient on the space. Cells are scored by their accuracy with its weights
         and not by the table, by which results are still ranked.
       eval_images: held-out images that they are scored by.
+      start: file with a genotype a line; every trial begins with them, and fills up its initial candidates.
       initial: candidates drawn uniformly at first; the algorithm's own number by default.
       batch: evaluations a round of "predictor" and "ga_nas".
       population: of "evolution".
@@ -71,6 +72,7 @@ class BlackboxConfig:
       truth: of "ga_nas", how many of the best cells are the true ones.
       rounds: of "ga_nas", rounds of its game before each sampling.
       entropy: of "ga_nas", weight of the policy's entropy.
+      reset_discriminator: of "ga_nas", draw the discriminator anew before each round of proposals.
       rank: of "ga_nas", evaluate what the discriminator likes best of what was sampled.
       report_every: queries between reports and checkpoints, rounded up to tens; by default a tenth of the budget.
       out: folder of the run. Without, the library writes nothing, and the script takes one in ``runs/``.
@@ -95,6 +97,7 @@ class BlackboxConfig:
     target: float | None = None
     supernet: pathlib.Path | None = None
     eval_images: int = 512
+    start: pathlib.Path | None = None
     initial: int | None = None
     batch: int | None = None
     population: int | None = None
@@ -102,6 +105,7 @@ class BlackboxConfig:
     truth: int | None = None
     rounds: int | None = None
     entropy: float | None = None
+    reset_discriminator: bool | None = None
     rank: bool | None = None
     report_every: int | None = None
     out: pathlib.Path | None = None
@@ -117,13 +121,18 @@ class BlackboxConfig:
         free = ("report_every", "out", "resume")
         fields = {name: value for name, value in self.fields().items() if name not in free}
         supernet = self.supernet and self.supernet / "metrics.jsonl"
-        for name, path in (("table", self.table), ("latency", self.latency), ("supernet", supernet)):
+        for name, path in (
+            ("table", self.table),
+            ("latency", self.latency),
+            ("start", self.start),
+            ("supernet", supernet),
+        ):
             if path is not None:
                 fields[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         return {f"--{name.replace('_', '-')}": value for name, value in fields.items()}
 
 
-OPTIONS = ("initial", "batch", "population", "tournament", "truth", "rounds", "entropy", "rank")
+OPTIONS = ("initial", "batch", "population", "tournament", "truth", "rounds", "entropy", "reset_discriminator", "rank")
 """The fields of a configuration that are an algorithm's own."""
 
 
@@ -256,21 +265,22 @@ def blackbox(
         raise UsageError("budget", f"must be {least} (the initial candidates) to {most:,}, not {config.budget}")
     if config.resume and config.out is None:
         raise UsageError("resume", "needs the folder of the run to continue, --out")
+    start = _start(config, benchmark, algorithm.initial)
+    evaluate = from_table(benchmark)
+    if config.supernet is not None:
+        evaluate = from_supernet(benchmark, config.supernet, config.eval_images)
     folder = None
     if config.out is not None and config.resume:
         folder = RunFolder.reopen(config.out, config.identify())
     elif config.out is not None:
         folder = RunFolder.create(config.out, config.fields(), config.identify())
-    evaluate = from_table(benchmark)
-    if config.supernet is not None:
-        evaluate = from_supernet(benchmark, config.supernet, config.eval_images)
     ranks = benchmark.ranks()
 
     def create(given: tuple[jax.Array, tuple[Candidates, Evaluate]]) -> _Trials:
         keys, (candidates, evaluate) = given
 
         def one(key: jax.Array) -> Trial:
-            return begin(algorithm, candidates, evaluate, config.budget, identities, key)
+            return begin(algorithm, candidates, evaluate, config.budget, identities, key, start)
 
         return _Trials(jax.lax.map(one, keys))
 
@@ -323,6 +333,26 @@ def blackbox(
     return BlackboxResult(
         config, benchmark, archive.ids, archive.scores, trials.rounds, finished.records, finished.wall_s
     )
+
+
+def _start(config: BlackboxConfig, benchmark: Benchmark, initial: int) -> list[int]:
+    """The candidates that every trial begins with."""
+    if config.start is None:
+        return []
+    try:
+        lines = [line for line in config.start.read_text().splitlines() if line.strip()]
+        ids = [benchmark.row(line) for line in lines]
+    except OSError as error:
+        raise UsageError("start", f"cannot read {config.start} ({error.strerror})") from error
+    except ValueError as error:  # a UsageError too
+        raise UsageError("start", f"{config.start}: {error}") from error
+    candidates = benchmark.candidates
+    identities = np.asarray(candidates.identity)[ids]
+    if len(set(identities.tolist())) < len(ids) or not np.asarray(candidates.feasible)[ids].all():
+        raise UsageError("start", f"{config.start} wants feasible cells, no two of which count as one")
+    if not 0 < len(ids) <= initial:
+        raise UsageError("start", f"{config.start} has {len(ids)} cells; wants 1 to {initial}, the initial candidates")
+    return ids
 
 
 def _same(data: Any, step: Any) -> Any:

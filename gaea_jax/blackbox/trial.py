@@ -1,5 +1,6 @@
 """One trial of a black-box search: rounds of proposals and queries, as pure functions of its state."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -33,7 +34,13 @@ class Trial(NamedTuple):
 
 
 def begin(
-    algorithm: Algorithm, candidates: Candidates, evaluate: Evaluate, budget: int, identities: int, key: jax.Array
+    algorithm: Algorithm,
+    candidates: Candidates,
+    evaluate: Evaluate,
+    budget: int,
+    identities: int,
+    key: jax.Array,
+    start: Sequence[int] = (),
 ) -> Trial:
     """Evaluates the initial candidates.
 
@@ -44,19 +51,23 @@ def begin(
       budget: most queries of the trial, at least the initial ones.
       identities: one more than the largest identity of a candidate.
       key: of the trial; the initial candidates depend on it and on their number only.
+      start: ids of candidates to have among them, feasible, no two of one identity, and no more than they are.
 
     Returns:
       The state before the first round.
     """
-    empty = Archive(
+    archive = Archive(
         jnp.full(budget, -1, jnp.int32),
         jnp.full(budget, NO_SCORE, jnp.float32),
         jnp.int32(0),
         jnp.full(identities, budget, jnp.int32),
     )
     drawing, starting, going = jax.random.split(key, 3)
-    ids = unseen(drawing, candidates, empty, algorithm.initial)
-    archive, _ = _ask(candidates, evaluate, empty, ids, jnp.ones(algorithm.initial, bool))
+    if start:
+        archive, _ = _ask(candidates, evaluate, archive, jnp.asarray(start, jnp.int32), jnp.ones(len(start), bool))
+    if drawn := algorithm.initial - len(start):
+        ids = unseen(drawing, candidates, archive, drawn)
+        archive, _ = _ask(candidates, evaluate, archive, ids, jnp.ones(drawn, bool))
     return Trial(going, jnp.int32(0), jnp.int32(0), archive, algorithm.init(starting, candidates, archive))
 
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gaea_jax.errors import UsageError
-from gaea_jax.spaces.grammar import INPUT, OUTPUT, CellGraph, Grammar
+from gaea_jax.spaces.grammar import FIRST_OPERATION, INPUT, OUTPUT, CellGraph, Grammar
 
 OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
 """The operations, in the order in which the benchmark's hash counts them."""
@@ -204,6 +204,23 @@ _LABELS = ("input", "output", *OPERATIONS, "-")
 
 GRAMMAR = Grammar(_LABELS, MAX_NODES, MAX_NODES - 1, _start, _label_mask, _edge_mask, fixed=False)
 """Writes every cell whose nodes all count, in each topological order of its nodes, and nothing else."""
+
+
+def graph(genotype: Genotype) -> CellGraph:
+    """A cell as the grammar writes it.
+
+    Args:
+      genotype: the cell.
+
+    Returns:
+      Its padded arrays.
+    """
+    labels = np.full(MAX_NODES, GRAMMAR.none, np.int32)
+    inner = [FIRST_OPERATION + OPERATIONS.index(operation) for operation in genotype.operations]
+    labels[: len(inner) + 2] = [INPUT, *inner, OUTPUT]
+    adjacency = np.zeros((MAX_NODES, MAX_NODES), bool)
+    adjacency[: len(inner) + 2, : len(inner) + 2] = genotype.matrix()
+    return CellGraph(jnp.asarray(labels), jnp.asarray(adjacency))
 
 
 class Enumeration(NamedTuple):

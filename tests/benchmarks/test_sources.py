@@ -69,6 +69,7 @@ def test_rows_are_the_cells_of_the_table(benchmark_201: Benchmark) -> None:
     assert [NAS_BENCH_201.parse(benchmark_201.text(row)) for row in (0, 77, 15_624)] == [
         list(NAS_BENCH_201.genotypes())[row] for row in (0, 77, 15_624)
     ]
+    assert [benchmark_201.row(benchmark_201.text(row)) for row in (0, 77, 15_624)] == [0, 77, 15_624]
     ids = jnp.arange(candidates.rows)
     assert (jax.jit(candidates.index)(candidates.graph(ids)) == ids).all()
 
@@ -206,6 +207,10 @@ def test_a_sample_of_nas_bench_101_knows_its_own_cells(
     assert candidates.index(other).tolist() == [0, -1, -1, -1, -1]
     assert nas_bench_101.parse(benchmark.text(2)).operations == ("conv3x3-bn-relu",)
     assert candidates.neighbours is None
+    assert [benchmark.row(benchmark.text(row)) for row in range(5)] == [0, 1, 2, 3, 4]
+    absent = nas_bench_101.Genotype(((0, 1), (1, 2)), ("maxpool3x3",))
+    with pytest.raises(UsageError, match=r"genotype: .* is not in the table, which has 5 cells"):
+        benchmark.row(str(absent))
     assert benchmark.costs["params_m"].tolist() == [1, 2, 3, 4, 5]
 
 

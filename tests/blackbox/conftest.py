@@ -25,7 +25,7 @@ def small() -> Benchmark:
     weights = np.array([3.0, 1.0, 4.0, 1.5, 9.0, 2.0])
     scores = (np.array([0.0, 2.0, 1.0])[digits] * weights).sum(axis=1) + np.arange(729) * 1e-4
     candidates = edge_candidates(operations_on_edges(("a", "b", "c")), digits)
-    return Benchmark("small", candidates, scores.astype(np.float32), {"valid": scores.astype(np.float32)}, {}, str)
+    return Benchmark("small", candidates, scores.astype(np.float32), {"valid": scores.astype(np.float32)}, {}, str, int)
 
 
 @pytest.fixture(scope="session", params=["edges", "dags"])

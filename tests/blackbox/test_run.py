@@ -10,7 +10,10 @@ import pytest
 
 from gaea_jax.blackbox import BlackboxConfig, blackbox
 from gaea_jax.errors import UsageError
+from gaea_jax.spaces.nas_bench_201 import NAS_BENCH_201
 from gaea_jax.train.drive import Interrupted
+
+SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"
 
 
 @pytest.fixture
@@ -96,6 +99,35 @@ def test_a_limit_and_a_target_change_what_is_searched(
     assert (convolutions[cheapest.ids] == 0).all()
     weighed = blackbox(config(table=path, cost="params_m", target=2.0))
     assert weighed.scores[0, 0] != limited.benchmark.scores[weighed.ids[0, 0]]
+
+
+def test_every_trial_begins_with_the_given_cells(config: Callable[..., BlackboxConfig], tmp_path: pathlib.Path) -> None:
+    cells = [NAS_BENCH_201.random(np.random.default_rng(seed)) for seed in range(3)]
+    (tmp_path / "start.txt").write_text("\n".join(map(str, cells)) + "\n")
+    result = blackbox(config(start=tmp_path / "start.txt"))
+    expected = [int(NAS_BENCH_201.index(NAS_BENCH_201.encode(cell))) for cell in cells]
+    assert result.ids[:, :3].tolist() == [expected] * 2
+    assert len(set(result.ids[0].tolist())) == 60
+    assert result.ids[0, 3] != result.ids[1, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("nonsense\n", "start: .*start.txt: genotype: "),
+        ("\n", "has 0 cells; wants 1 to 20"),
+        (f"{SKIPS}\n{SKIPS}\n", "no two of which count as one"),
+    ],
+)
+def test_a_wrong_start_is_refused(
+    config: Callable[..., BlackboxConfig], tmp_path: pathlib.Path, text: str, sentence: str
+) -> None:
+    (tmp_path / "start.txt").write_text(text)
+    with pytest.raises(UsageError, match=sentence):
+        blackbox(config(start=tmp_path / "start.txt", out=tmp_path / "run"))
+    with pytest.raises(UsageError, match="start: cannot read nowhere"):
+        blackbox(config(start=pathlib.Path("nowhere")))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
