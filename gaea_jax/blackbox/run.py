@@ -117,7 +117,11 @@ class BlackboxConfig:
         return {name: str(value) if isinstance(value, pathlib.Path) else value for name, value in fields.items()}
 
     def identify(self) -> dict[str, Any]:
-        """The fields and files that decide the numbers of a run, by flag; a resumed run must have the same."""
+        """The fields and files that decide the numbers of a run, by flag; a resumed run must have the same.
+
+        Raises:
+          UsageError: a file cannot be read.
+        """
         free = ("report_every", "out", "resume")
         fields = {name: value for name, value in self.fields().items() if name not in free}
         supernet = self.supernet and self.supernet / "metrics.jsonl"
@@ -127,8 +131,12 @@ class BlackboxConfig:
             ("start", self.start),
             ("supernet", supernet),
         ):
-            if path is not None:
+            if path is None:
+                continue
+            try:
                 fields[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+            except OSError as error:
+                raise UsageError(name, f"cannot read {path} ({error.strerror})") from error
         return {f"--{name.replace('_', '-')}": value for name, value in fields.items()}
 
 
