@@ -157,6 +157,7 @@ def nas_bench_101_benchmark(path: Path, signal: Signal) -> Benchmark:
         if value not in accepted:
             raise UsageError(argument, f"{value!r} is not in the table, which has {', '.join(map(str, accepted))}")
     rows = len(vertices)
+    _check_cells(path, vertices, adjacency, operations)
 
     def percents(metric: str, place: int) -> np.ndarray:
         values = accuracies[columns[metric]]
@@ -207,6 +208,23 @@ def _cells(space: NASBench201, genotypes: list[nas_bench_201.Genotype], identity
         _, classes = np.unique(names, return_inverse=True)
     digits = np.array([[space.operations.index(operation) for operation in genotype.cell] for genotype in genotypes])
     return edge_candidates(operations_on_edges(space.operations), digits, classes)
+
+
+def _check_cells(path: Path, vertices: np.ndarray, adjacency: np.ndarray, operations: np.ndarray) -> None:
+    rows, size = len(vertices), nas_bench_101.MAX_NODES
+    for name, array, shape in (
+        ("num_vertices", vertices, (rows,)),
+        ("adjacency", adjacency, (rows, size, size)),
+        ("ops", operations, (rows, size - 2)),
+    ):
+        if array.shape != shape or array.dtype.kind not in "iub":
+            raise UsageError("table", f"{path}: {name} is {array.dtype} {array.shape}; wants whole numbers {shape}")
+    inner = np.arange(size - 2) < vertices[:, None].astype(int) - 2
+    if (
+        not ((vertices >= 2) & (vertices <= size)).all()
+        or not np.isin(operations[inner], range(len(nas_bench_101.OPERATIONS))).all()
+    ):
+        raise UsageError("table", f"{path} wants cells of 2 to {size} nodes, with operations 0 to 2")
 
 
 def _dag_index(
@@ -261,8 +279,9 @@ def _latencies(path: Path) -> dict[str, np.ndarray]:
     except UsageError as error:
         raise UsageError("latency", error.sentence) from error
     values, devices = arrays["latency_ms"], arrays["devices"].tolist()
-    if values.ndim != 2 or values.shape[1] != len(devices):
-        raise UsageError("latency", f"{path}: latency_ms has shape {values.shape} for {len(devices)} devices")
+    wanted = (nas_bench_201.NAS_BENCH_201.count(), len(devices))
+    if values.shape != wanted or not np.isfinite(values).all():
+        raise UsageError("latency", f"{path}: latency_ms is {values.shape}; wants finite numbers {wanted}")
     return dict(zip(devices, values.T, strict=True))
 
 

@@ -156,7 +156,7 @@ def test_latencies_become_costs(costly: pathlib.Path, tmp_path: pathlib.Path) ->
     latency = saved(tmp_path, {"latency_ms": np.ones((15_625, 2), np.float32), "devices": np.array(["a", "b"])})
     assert set(load_benchmark("nas_bench_201", costly, Signal(), latency).costs) == {"params_m", "a", "b"}
     wrong = saved(tmp_path, {"latency_ms": np.ones((15_625, 3), np.float32), "devices": np.array(["a", "b"])})
-    with pytest.raises(UsageError, match=r"latency: .* has shape \(15625, 3\) for 2 devices"):
+    with pytest.raises(UsageError, match=r"latency: .* is \(15625, 3\); wants finite numbers \(15625, 2\)"):
         load_benchmark("nas_bench_201", costly, Signal(), wrong)
     with pytest.raises(UsageError, match=r"latency: .* lacks the arrays"):
         load_benchmark("nas_bench_201", costly, Signal(), costly)
@@ -240,6 +240,11 @@ def test_isomorphic_graphs_are_one_row(tmp_path: pathlib.Path, sample_101: dict[
         (Signal(metric="test", epochs=4), {}, "metric: 'test' is not in the table, which has valid"),
         (Signal(epochs=4), {"ops": np.zeros((5, 5), np.uint8)}, "table: .* has a cell twice"),
         (Signal(epochs=4), {"adjacency": np.zeros((5, 7, 7), np.uint8)}, "table: .* no cells of NAS-Bench-101"),
+        (Signal(epochs=4), {"adjacency": np.zeros((5, 6, 6), np.uint8)}, "table: .* adjacency is uint8"),
+        (Signal(epochs=4), {"ops": np.full((5, 5), 3, np.uint8)}, "table: .* with operations 0 to 2"),
+        (Signal(epochs=4), {"num_vertices": np.full(5, 8, np.uint8)}, "table: .* wants cells of 2 to 7 nodes"),
+        (Signal(epochs=4), {"num_vertices": np.full(5, 1, np.uint8)}, "table: .* wants cells of 2 to 7 nodes"),
+        (Signal(epochs=4), {"valid_acc": np.full((5, 2), 91.0)}, "table: .* valid_acc wants .* from 0 to 1"),
     ],
 )
 def test_a_wrong_sample_is_refused(
