@@ -19,7 +19,7 @@ class Encoder(nn.Module):
       layers: rounds of messages.
 
     References:
-      Morris et al, `Weisfeiler and Leman Go Neural <https://arxiv.org/abs/1810.02244>`_, 2019, section 3.
+      Morris et al, `Weisfeiler and Leman Go Neural <https://arxiv.org/abs/1810.02244>`_, 2019.
     """
 
     labels: int

@@ -208,7 +208,7 @@ def restored(step: Step, create: Callable[[Any], Any], key: Any, source: Any, fo
       create: as for `drive`.
       key: as for `drive`.
       source: as for `drive`.
-      folder: of the run; nothing is written.
+      folder: of the run, which has ended: what a save has left unfinished is removed.
 
     Returns:
       The state.

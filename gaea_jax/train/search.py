@@ -163,7 +163,7 @@ def restore_search(path: str | os.PathLike[str]) -> tuple[Ready, SearchState]:
     """A search that was written, and its last state.
 
     Args:
-      path: its folder; nothing is written to it.
+      path: its folder; the search has ended, for what a save has left unfinished is removed.
 
     Returns:
       The search, prepared on one device, and the state.
