@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from experiments.cli import main
+from gaea_jax.benchmarks.npz import read_arrays
 from gaea_jax.blackbox import OPTIONS, BlackboxConfig, BlackboxResult, blackbox, statistics
 from gaea_jax.errors import UsageError
 from gaea_jax.plot.anytime import anytime
@@ -18,7 +19,12 @@ from gaea_jax.versions import versions
 
 # Of a curve in the plot.
 POINTS = 60
-AXES = {"rank": "rank by what the search sees", "valid": "validation (%)", "test": "test accuracy (%)"}
+AXES = {
+    "rank": "rank by what the search sees",
+    "valid": "validation (%)",
+    "test": "test accuracy (%)",
+    "test_rank": "rank by test accuracy",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +49,7 @@ def run(flags: Flags) -> None:
     curves = {config.algorithm: statistics.anytime(result.benchmark, result.ids, result.scores)}
     tests = {}
     for path, (name, *archives) in others.items():
-        label = name if name not in curves else f"{name} ({path.name})"
+        label = name if name not in curves else f"{name} ({path})"
         curves[label] = statistics.anytime(result.benchmark, *archives)
         tests[label] = statistics.compare(curves[config.algorithm], curves[label])
     write(result, curves, tests)
@@ -64,16 +70,16 @@ def archive(path: pathlib.Path, config: BlackboxConfig) -> tuple[str, np.ndarray
       UsageError: on ``against``, if there is no finished run, or one of another benchmark or of other trials.
     """
     try:
-        identity = json.loads((path / "config.json").read_text())["identity"]
-        with np.load(path / "archives.npz", allow_pickle=False) as arrays:
-            ids, scores = arrays["ids"], arrays["scores"]
-    except (OSError, ValueError, KeyError) as error:
+        identity = dict(json.loads((path / "config.json").read_text())["identity"])
+        arrays = read_arrays(path / "archives.npz", ("ids", "scores"))
+        name, ids, scores = identity["--algorithm"], arrays["ids"], arrays["scores"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError("against", f"{path} holds no finished run of this script") from error
     free = {"--algorithm", "--budget", *(f"--{name}" for name in OPTIONS)}
-    for name, value in config.identify().items():
-        if name not in free and identity.get(name) != value:
-            raise UsageError("against", f"{path} was run with {name} {identity.get(name)}, not {value}")
-    return identity["--algorithm"], ids, scores
+    for flag, value in config.identify().items():
+        if flag not in free and identity.get(flag) != value:
+            raise UsageError("against", f"{path} was run with {flag} {identity.get(flag)}, not {value}")
+    return name, ids, scores
 
 
 def write(result: BlackboxResult, curves: dict[str, statistics.Curves], tests: dict[str, Any]) -> None:
@@ -91,14 +97,8 @@ def write(result: BlackboxResult, curves: dict[str, statistics.Curves], tests: d
     anytime(drawn, points, labels, config.out / "plots" / "anytime.png")
     best = result.ids[np.arange(len(result.ids)), result.scores.argmax(axis=1)]
     found = {
-        "space": config.space,
-        "algorithm": config.algorithm,
-        "dataset": config.dataset,
-        "metric": config.metric,
-        "identity": config.identity,
-        "seed": config.seed,
-        "trials": config.trials,
-        "budget": config.budget,
+        **{name: value for name, value in config.fields().items() if name not in ("out", "resume", *OPTIONS)},
+        "options": config.options(),
         "best": [
             {"genotype": result.benchmark.text(int(i)), "score": float(score)}
             for i, score in zip(best, result.scores.max(axis=1), strict=True)

@@ -66,10 +66,18 @@ class Benchmark(NamedTuple):
     text: Callable[[int], str]
     row: Callable[[str], int]
 
-    def ranks(self) -> np.ndarray:
-        """One more than the number of feasible candidates with a higher score, int [rows]."""
-        feasible = np.sort(self.scores[np.asarray(self.candidates.feasible)])
-        return 1 + len(feasible) - np.searchsorted(feasible, self.scores, side="right")
+    def ranks(self, by: str | None = None) -> np.ndarray:
+        """One more than the number of feasible candidates with a higher score, int [rows].
+
+        Args:
+          by: which of `reported` is the score; by default that which a search sees.
+
+        Returns:
+          1 for the best; of what is not feasible the rank that it would have.
+        """
+        scores = self.scores if by is None else self.reported[by]
+        feasible = np.sort(scores[np.asarray(self.candidates.feasible)])
+        return 1 + len(feasible) - np.searchsorted(feasible, scores, side="right")
 
     def limited(self, cost: str, at_most: float) -> Self:
         """The benchmark under a constraint: what costs more is not feasible.
@@ -103,8 +111,8 @@ class Benchmark(NamedTuple):
         Raises:
           UsageError: on ``cost``, if it is unknown or not above 0 everywhere; on ``target``, if it is not above 0.
         """
-        if not target > 0:
-            raise UsageError("target", f"must be more than 0, not {target:g}")
+        if not 0 < target < np.inf:
+            raise UsageError("target", f"must be a number of more than 0, not {target:g}")
         costs = self.cost(cost)
         if not (costs > 0).all():
             raise UsageError("cost", f"{cost} is 0 for some candidates, which a power of it cannot weigh")

@@ -2,8 +2,9 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
-from typing import NamedTuple
+import reprlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,16 +29,16 @@ class Signal(NamedTuple):
     Attributes:
       dataset: what the cells were trained on; of TransNAS-Bench-101 the task.
       metric: "valid" or "test"; of a single training also "valtest", both together.
-      epochs: of the training.
-      identity: whether a query is a "cell", or a "class" of cells that compute the same.
+      epochs: of the training; the longest that the table has by default.
+      identity: whether a query is a "cell", or, of NAS-Bench-201, a "class" of cells that compute the same.
       training: number of a single training, from 0, and not the mean of all; what was not trained so often is not
         feasible.
     """
 
     dataset: str = "cifar10"
     metric: str = "valid"
-    epochs: int = 200
-    identity: str = "class"
+    epochs: int | None = None
+    identity: str = "cell"
     training: int | None = None
 
 
@@ -58,18 +59,23 @@ def nas_bench_201_benchmark(path: Path, signal: Signal, space: NASBench201, late
     Raises:
       UsageError: on ``table`` or ``latency``, if the file is not of this form; on what of the signal it does not have.
     """
+    _check_known("identity", signal.identity, IDENTITIES)
+    epochs = signal.epochs or 200
     table = load_table(path)
     if signal.training is None:
-        scores = np.asarray(table.scores(signal.dataset, signal.metric, signal.epochs))
+        scores = np.asarray(table.scores(signal.dataset, signal.metric, epochs))
     else:
         table.scores(signal.dataset)  # Refuses an unknown data set.
-        scores = _training(path, signal)
+        scores = _training(path, f"{PREFIXES[signal.dataset]}_{signal.metric}_{epochs}_seeds", signal.training)
     genotypes = list(space.genotypes())
     rows = np.array([table.index(genotype) for genotype in genotypes])
     costs = read_arrays(path, ("params_m", "flops_m_computed"))
     if latency is not None:
         costs |= _latencies(latency)
-    candidates = _cells(space, genotypes, signal.identity)
+    classes = None
+    if signal.identity == "class":
+        _, classes = np.unique([nas_bench_201.canonical(genotype) for genotype in genotypes], return_inverse=True)
+    candidates = edge_candidates(operations_on_edges(space.operations), _digits(space, genotypes), classes)
     trained = np.isfinite(scores[rows])
     return Benchmark(
         space.name,
@@ -88,16 +94,19 @@ def nas_bench_201_benchmark(path: Path, signal: Signal, space: NASBench201, late
 def transnas_micro_benchmark(path: Path, signal: Signal) -> Benchmark:
     """All 4,096 cells of TransNAS-Bench-101's micro space on one of seven tasks.
 
+    Each cell is a query of its own: the edges that leave the input of a cell may have a stride there, and then their
+    ``skip_connect`` has weights, so that what computes the same in NAS-Bench-201 does not here.
+
     Args:
       path: ``.npz`` of ``ops`` int [4096, 6], row number = the digits as a base-4 number, ``op_names`` and ``edges`` as
         in NAS-Bench-201, ``tasks`` text [7] and ``val`` float [4096, 7], more is better.
-      signal: its data set is the task; there is only "valid".
+      signal: its data set is the task; there is only "valid", and one length of training.
 
     Returns:
       The `Benchmark`; it reports ``valid``.
 
     Raises:
-      UsageError: on ``table``, ``dataset`` or ``metric``.
+      UsageError: on ``table``, or on what of the signal there is not.
 
     References:
       Duan et al, `TransNAS-Bench-101 <https://arxiv.org/abs/2105.11871>`_, 2021.
@@ -105,18 +114,23 @@ def transnas_micro_benchmark(path: Path, signal: Signal) -> Benchmark:
     space = nas_bench_201.TRANSNAS_MICRO
     arrays = _arrays(path, ("ops", "op_names", "edges", "tasks", "val"))
     genotypes = list(space.genotypes())
-    digits = np.array([[space.operations.index(operation) for operation in genotype.cell] for genotype in genotypes])
-    if arrays["op_names"].tolist() != list(space.operations) or not np.array_equal(arrays["ops"], digits):
-        raise UsageError("table", f"{path} is of another space or order; wants base-4 digits of {space.operations}")
-    tasks = arrays["tasks"].tolist()
-    if signal.dataset not in tasks:
-        raise UsageError("dataset", f"{signal.dataset!r} is not in the table, which has {', '.join(tasks)}")
-    if signal.metric != "valid":
-        raise UsageError("metric", f"{signal.metric!r} is not in the table, which has valid")
-    scores = _per_row(path, "val", arrays["val"][:, tasks.index(signal.dataset)], len(genotypes))
+    digits = _digits(space, genotypes)
+    edges = [f"{node}<-{source}" for node, source in nas_bench_201.EDGES]
+    wanted = {"op_names": list(space.operations), "edges": edges, "ops": digits.tolist()}
+    for name, value in wanted.items():
+        if arrays[name].tolist() != value:
+            raise UsageError("table", f"{path} is of another space or order; {name} wants {reprlib.repr(value)}")
+    tasks, values = arrays["tasks"].tolist(), arrays["val"]
+    if not isinstance(tasks, list) or values.shape != (len(genotypes), len(tasks)):
+        raise UsageError("table", f"{path}: val is {values.shape}; wants {len(genotypes)} rows and a column a task")
+    _check_known("identity", signal.identity, ("cell",))
+    _check_has(dataset=(signal.dataset, tasks), metric=(signal.metric, ["valid"]))
+    if signal.epochs is not None:
+        raise UsageError("epochs", f"cannot be chosen for {space.name}, not even {signal.epochs}")
+    scores = _per_row(path, "val", values[:, tasks.index(signal.dataset)], len(genotypes))
     return Benchmark(
         space.name,
-        _cells(space, genotypes, signal.identity),
+        edge_candidates(operations_on_edges(space.operations), digits),
         scores,
         {"valid": scores},
         {},
@@ -128,40 +142,40 @@ def transnas_micro_benchmark(path: Path, signal: Signal) -> Benchmark:
 def nas_bench_101_benchmark(path: Path, signal: Signal) -> Benchmark:
     """Those cells of NAS-Bench-101 that a table has, which may be a sample of the 423,624.
 
-    A cell that the table does not have cannot be evaluated: a generator writes on until it has one that is there.
-    There are no neighbours, which a sample has few of.
+    A cell that the table does not have cannot be evaluated, so that a generator writes many to find some that are
+    there. Cells are equal if their graphs are isomorphic. There are no neighbours, which a sample has few of.
 
     Args:
       path: ``.npz`` of ``num_vertices`` int [n], ``adjacency`` [n, 7, 7], ``ops`` [n, 5] (numbers of `OPERATIONS`),
-        ``epochs`` int [e], ``valid_acc`` and, if it has them, ``test_acc`` float [n, e] between 0 and 1, and ``params``
-        [n].
+        ``epochs`` int [e], ``valid_acc`` and, if it has them, ``test_acc`` float [n, e] between 0 and 1, ``params``
+        [n] and, if it has them, ``op_names`` [3], which are to be `OPERATIONS`.
       signal: of "cifar10", "valid" or "test".
 
     Returns:
       The `Benchmark`; it reports both after the longest training, in percent, and has the cost ``params_m``.
 
     Raises:
-      UsageError: on ``table``, ``dataset``, ``metric`` or ``epochs``.
+      UsageError: on ``table``, or on what of the signal there is not.
     """
     names = ("num_vertices", "adjacency", "ops", "epochs", "params")
     vertices, adjacency, operations, epochs, parameters = _arrays(path, names).values()
-    columns = {"valid": "valid_acc", "test": "test_acc"}
-    accuracies = read_arrays(path, columns.values())
-    there = [metric for metric, column in columns.items() if column in accuracies]
-    known = epochs.tolist()
-    for argument, value, accepted in (
-        ("dataset", signal.dataset, ["cifar10"]),
-        ("metric", signal.metric, there),
-        ("epochs", signal.epochs, known),
-    ):
-        if value not in accepted:
-            raise UsageError(argument, f"{value!r} is not in the table, which has {', '.join(map(str, accepted))}")
-    rows = len(vertices)
     _check_cells(path, vertices, adjacency, operations)
+    _check_known("identity", signal.identity, ("cell",))
+    columns = {"valid": "valid_acc", "test": "test_acc"}
+    others = read_arrays(path, (*columns.values(), "op_names"))
+    if others.get("op_names", np.array(nas_bench_101.OPERATIONS)).tolist() != list(nas_bench_101.OPERATIONS):
+        raise UsageError("table", f"{path}: op_names wants {', '.join(nas_bench_101.OPERATIONS)}, in this order")
+    there = [metric for metric, column in columns.items() if column in others]
+    if epochs.ndim != 1 or epochs.dtype.kind not in "iu" or not len(epochs):
+        raise UsageError("table", f"{path}: epochs is {epochs.dtype} {epochs.shape}; wants whole numbers")
+    rows, known, longest = len(vertices), epochs.tolist(), int(epochs.max())
+    length = longest if signal.epochs is None else signal.epochs
+    _check_has(dataset=(signal.dataset, ["cifar10"]), metric=(signal.metric, there), epochs=(length, known))
 
     def percents(metric: str, place: int) -> np.ndarray:
-        values = accuracies[columns[metric]]
-        if values.shape != (rows, len(known)) or not (values.min() >= 0 and values.max() <= 1):
+        values = others[columns[metric]]
+        fits = values.shape == (rows, len(known)) and values.dtype.kind == "f"
+        if not fits or not (values.min() >= 0 and values.max() <= 1):
             raise UsageError("table", f"{path}: {columns[metric]} wants ({rows}, {len(known)}) numbers from 0 to 1")
         return (100 * values[:, place]).astype(np.float32)
 
@@ -185,9 +199,9 @@ def nas_bench_101_benchmark(path: Path, signal: Signal) -> Benchmark:
         inner = [nas_bench_101.OPERATIONS[operation] for operation in operations[row, : nodes - 2]]
         return str(nas_bench_101.pruned(adjacency[row, :nodes, :nodes], inner))
 
-    reported = {metric: percents(metric, int(np.argmax(epochs))) for metric in there}
-    scores = percents(signal.metric, known.index(signal.epochs))
-    costs = {"params_m": _per_row(path, "params", parameters / 1e6, rows)}
+    reported = {metric: percents(metric, known.index(longest)) for metric in there}
+    scores = percents(signal.metric, known.index(length))
+    costs = {"params_m": _per_row(path, "params", parameters, rows) / np.float32(1e6)}
 
     def row(text: str) -> int:
         genotype = nas_bench_101.parse(text)
@@ -199,25 +213,29 @@ def nas_bench_101_benchmark(path: Path, signal: Signal) -> Benchmark:
     return Benchmark("nas_bench_101", candidates, scores, reported, costs, text, row)
 
 
-def _cells(space: NASBench201, genotypes: list[nas_bench_201.Genotype], identity: str) -> Candidates:
-    if identity not in IDENTITIES:
-        raise UsageError("identity", f"{identity!r} is unknown; known are {', '.join(IDENTITIES)}")
-    classes = None
-    if identity == "class":
-        names = [nas_bench_201.canonical(genotype) for genotype in genotypes]
-        _, classes = np.unique(names, return_inverse=True)
-    digits = np.array([[space.operations.index(operation) for operation in genotype.cell] for genotype in genotypes])
-    return edge_candidates(operations_on_edges(space.operations), digits, classes)
+def _digits(space: NASBench201, genotypes: list[nas_bench_201.Genotype]) -> np.ndarray:
+    return np.array([[space.operations.index(operation) for operation in genotype.cell] for genotype in genotypes])
+
+
+def _check_known(argument: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UsageError(argument, f"{value!r} is not known here; known are {', '.join(known)}")
+
+
+def _check_has(**wanted: tuple[Any, Sequence[Any]]) -> None:
+    for argument, (value, there) in wanted.items():
+        if value not in there:
+            raise UsageError(argument, f"{value!r} is not in the table, which has {', '.join(map(str, there))}")
 
 
 def _check_cells(path: Path, vertices: np.ndarray, adjacency: np.ndarray, operations: np.ndarray) -> None:
-    rows, size = len(vertices), nas_bench_101.MAX_NODES
+    rows, size = vertices.size, nas_bench_101.MAX_NODES
     for name, array, shape in (
         ("num_vertices", vertices, (rows,)),
         ("adjacency", adjacency, (rows, size, size)),
         ("ops", operations, (rows, size - 2)),
     ):
-        if array.shape != shape or array.dtype.kind not in "iub":
+        if array.shape != shape or array.dtype.kind not in "iub" or not rows:
             raise UsageError("table", f"{path}: {name} is {array.dtype} {array.shape}; wants whole numbers {shape}")
     inner = np.arange(size - 2) < vertices[:, None].astype(int) - 2
     if (
@@ -225,6 +243,9 @@ def _check_cells(path: Path, vertices: np.ndarray, adjacency: np.ndarray, operat
         or not np.isin(operations[inner], range(len(nas_bench_101.OPERATIONS))).all()
     ):
         raise UsageError("table", f"{path} wants cells of 2 to {size} nodes, with operations 0 to 2")
+    nodes = np.arange(size) < vertices[:, None]
+    if (adjacency.astype(bool) & ~(nodes[:, :, None] & nodes[:, None])).any():
+        raise UsageError("table", f"{path}: adjacency has edges of nodes that num_vertices does not count")
 
 
 def _dag_index(
@@ -260,17 +281,16 @@ def _by_dag(dags: jax.Array, nodes: jax.Array, offsets: jax.Array, rows: jax.Arr
     return jnp.where(dag < 0, -1, rows[offsets[dag] + jnp.sum(digits * powers, axis=-1, dtype=jnp.int32)])
 
 
-def _training(path: Path, signal: Signal) -> np.ndarray:
-    name = f"{PREFIXES[signal.dataset]}_{signal.metric}_{signal.epochs}_seeds"
+def _training(path: Path, name: str, training: int) -> np.ndarray:
     arrays = read_arrays(path, (name,))
     if name not in arrays:
         raise UsageError("training", f"needs the array {name}, which {path} lacks")
     values = arrays[name]
     if values.ndim != 2 or len(values) != nas_bench_201.NAS_BENCH_201.count() or values.dtype.kind != "f":
         raise UsageError("table", f"{path}: {name} is {values.dtype} {values.shape}; wants float (15625, trainings)")
-    if not 0 <= (signal.training or 0) < values.shape[1]:
-        raise UsageError("training", f"must be 0 to {values.shape[1] - 1} for {name}, not {signal.training}")
-    return values[:, signal.training].astype(np.float32)
+    if not 0 <= training < values.shape[1]:
+        raise UsageError("training", f"must be 0 to {values.shape[1] - 1} for {name}, not {training}")
+    return values[:, training].astype(np.float32)
 
 
 def _latencies(path: Path) -> dict[str, np.ndarray]:

@@ -77,16 +77,18 @@ def ga_nas(
       The `Algorithm`; it starts over from nothing but random candidates with every trial.
 
     Raises:
-      UsageError: on ``truth``, if it is more than ``initial``; on ``pool``, if the temperatures do not divide it or it
-        is less than ``batch``.
+      UsageError: on ``truth``, if it is more than ``initial``; on ``batch``, if it is more than ``pool``; on ``pool``,
+        if the temperatures do not divide it.
 
     References:
       Rezaei et al, `Generative Adversarial Neural Architecture Search <https://arxiv.org/abs/2105.09356>`_, 2021.
     """
     if not 2 <= truth <= initial:
         raise UsageError("truth", f"must be 2 to {initial}, the initial candidates, not {truth}")
-    if pool % len(temperatures) or pool < batch:
-        raise UsageError("pool", f"must be a multiple of {len(temperatures)} temperatures, {batch} or more, not {pool}")
+    if batch > pool:
+        raise UsageError("batch", f"must be at most the {pool} cells of the pool, not {batch}")
+    if pool % len(temperatures):
+        raise UsageError("pool", f"must be a multiple of the {len(temperatures)} temperatures, not {pool}")
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate))
     settings = PPO(entropy=entropy)
     ladder = jnp.repeat(jnp.asarray(temperatures), pool // len(temperatures))
@@ -119,7 +121,8 @@ def ga_nas(
         playing, drawing, filling = jax.random.split(key, 3)
         players = state.players
         if reset_discriminator:
-            players = players._replace(discriminator=enter(rules, true, playing).discriminator)
+            anew = enter(rules, true, jax.random.fold_in(playing, rounds))
+            players = players._replace(discriminator=anew.discriminator)
         players, measures = jax.lax.scan(again, players, jax.random.split(playing, rounds))
         graphs, _ = sample(rules.generator, players.generator.variables, drawing, ladder)
         order = jnp.arange(pool)
@@ -149,9 +152,9 @@ def _chosen(
       batch: how many.
 
     Returns:
-      int32 [batch]; bool [batch], which of them count; and measures: how many cells of the pool are ``distinct``, which
-      share of it is ``known`` because it was evaluated before, how many ``draws`` of it were looked at, and how many
-      uniform ones ``filled`` the batch.
+      int32 [batch]; bool [batch], which of them count; and measures: how many ``distinct`` candidates the pool has,
+      which share of it is ``known`` because it was evaluated before, how many ``draws`` of it were looked at, and how
+      many uniform ones ``filled`` the batch.
     """
     pool = len(ids)
     identity = jnp.where(ids >= 0, candidates.identity[ids], -1)
@@ -162,13 +165,13 @@ def _chosen(
     _, taken = jax.lax.top_k(jnp.where(first, -order, -pool), batch)
     valid = first[taken]
     found = jnp.sum(valid)
-    fill = jnp.maximum(batch // 2 - found, 0)
+    fill = jnp.maximum(max(batch // 2, 1) - found, 0)
     uniform = unseen(key, candidates, archive, batch)
     place = jnp.arange(batch)
     chosen = jnp.where(valid, ids[taken], uniform[jnp.maximum(place - found, 0)])
     sorted_ids = jnp.sort(ids)
     measures = {
-        "distinct": 1 + jnp.sum(sorted_ids[1:] != sorted_ids[:-1]),
+        "distinct": (sorted_ids[0] >= 0) + jnp.sum((sorted_ids[1:] != sorted_ids[:-1]) & (sorted_ids[1:] >= 0)),
         "known": jnp.mean(seen),
         "draws": jnp.where(found == batch, 1 + order[taken[-1]], pool),
         "filled": fill,

@@ -57,7 +57,7 @@ def update(
     Returns:
       Parameters and state after the update; and the means over its cells of ``reward``, ``entropy`` (of a decision, in
       nats), and over its steps ``clipped``, the share of decisions out of reach of the clip, and ``kl``, how far the
-      policy moved at the last step, by the mean of log(old / new).
+      policy had moved before the last step, by the mean of log(old / new).
 
     References:
       Schulman et al, `Proximal Policy Optimization Algorithms <https://arxiv.org/abs/1707.06347>`_, 2017, equations 7

@@ -58,7 +58,7 @@ def predictor_search(
       The `Algorithm`.
 
     Raises:
-      UsageError: on ``initial``, if it is less than ``parents``; on ``uniform``, if it is less than ``batch``.
+      UsageError: on ``initial``, if it is less than ``parents``; on ``batch``, if it is more than ``uniform``.
 
     References:
       White et al, `BANANAS <https://arxiv.org/abs/1910.11858>`_, 2021.
@@ -66,7 +66,7 @@ def predictor_search(
     if initial < parents:
         raise UsageError("initial", f"must be at least the {parents} parents, not {initial}")
     if uniform < batch:
-        raise UsageError("uniform", f"must be at least the {batch} of a batch, not {uniform}")
+        raise UsageError("batch", f"must be at most the {uniform} uniform candidates, not {batch}")
     network: Any = _Predictor(width)
     optimizer = optax.adam(learning_rate)
 

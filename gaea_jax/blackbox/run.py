@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import inspect
 import math
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -53,8 +54,8 @@ class BlackboxConfig:
       seed: decides all trials.
       dataset: of the table; of TransNAS-Bench-101 the task.
       metric: the accuracy that the search sees, "valid" or "test"; of a single training also "valtest", both together.
-      table_epochs: the length of training that it sees.
-      identity: whether a query is a "cell", or a "class" of cells that compute the same.
+      table_epochs: the length of training that it sees; the longest that the table has by default.
+      identity: whether a query is a "cell", or, of NAS-Bench-201, a "class" of cells that compute the same.
       training: see a single training of each cell, this one, from 0, and not the mean of all.
       latency: file of latencies of NAS-Bench-201.
       cost: what is limited or weighed, such as "params_m" or a device of `latency`.
@@ -65,7 +66,7 @@ class BlackboxConfig:
         and not by the table, by which results are still ranked.
       eval_images: held-out images that they are scored by.
       start: file with a genotype a line; every trial begins with them, and fills up its initial candidates.
-      initial: candidates drawn uniformly at first; the algorithm's own number by default.
+      initial: of "predictor" and "ga_nas", candidates drawn uniformly at first.
       batch: evaluations a round of "predictor" and "ga_nas".
       population: of "evolution".
       tournament: of "evolution".
@@ -87,8 +88,8 @@ class BlackboxConfig:
     seed: int = 0
     dataset: str = "cifar10"
     metric: str = "valid"
-    table_epochs: int = 200
-    identity: str = "class"
+    table_epochs: int | None = None
+    identity: str = "cell"
     training: int | None = None
     latency: pathlib.Path | None = None
     cost: str | None = None
@@ -116,14 +117,30 @@ class BlackboxConfig:
         fields = dataclasses.asdict(self)
         return {name: str(value) if isinstance(value, pathlib.Path) else value for name, value in fields.items()}
 
+    def options(self) -> dict[str, Any]:
+        """What the algorithm is made with, by name: what is given, and its defaults.
+
+        Raises:
+          UsageError: the algorithm is unknown, or does not have an option that is given.
+        """
+        if self.algorithm not in ALGORITHMS:
+            raise UsageError("algorithm", f"{self.algorithm!r} is unknown; known are {', '.join(ALGORITHMS)}")
+        taken = inspect.signature(ALGORITHMS[self.algorithm]).parameters
+        given = {name: getattr(self, name) for name in OPTIONS if getattr(self, name) is not None}
+        for name in given:
+            if name not in taken:
+                raise UsageError(name, f"is not an option of {self.algorithm}")
+        return {name: parameter.default for name, parameter in taken.items()} | given
+
     def identify(self) -> dict[str, Any]:
         """The fields and files that decide the numbers of a run, by flag; a resumed run must have the same.
 
         Raises:
-          UsageError: a file cannot be read.
+          UsageError: a file cannot be read, or the algorithm is unknown.
         """
         free = ("report_every", "out", "resume")
-        fields = {name: value for name, value in self.fields().items() if name not in free}
+        options = {name: value for name, value in self.options().items() if name in OPTIONS}
+        fields = {name: value for name, value in (self.fields() | options).items() if name not in free}
         supernet = self.supernet and self.supernet / "metrics.jsonl"
         for name, path in (
             ("table", self.table),
@@ -189,14 +206,8 @@ def make_algorithm(config: BlackboxConfig) -> Algorithm:
     Raises:
       UsageError: it is unknown, or does not have an option that is given.
     """
-    if config.algorithm not in ALGORITHMS:
-        raise UsageError("algorithm", f"{config.algorithm!r} is unknown; known are {', '.join(ALGORITHMS)}")
-    factory = ALGORITHMS[config.algorithm]
-    given = {name: getattr(config, name) for name in OPTIONS if getattr(config, name) is not None}
-    for name in given:
-        if name not in inspect.signature(factory).parameters:
-            raise UsageError(name, f"is not an option of {config.algorithm}")
-    return factory(**given)
+    options = config.options()
+    return ALGORITHMS[config.algorithm](**options)
 
 
 def make_benchmark(config: BlackboxConfig) -> Benchmark:
@@ -214,7 +225,12 @@ def make_benchmark(config: BlackboxConfig) -> Benchmark:
     if config.table is None:
         raise UsageError("table", "is needed: the file of the benchmark")
     signal = Signal(config.dataset, config.metric, config.table_epochs, config.identity, config.training)
-    benchmark = load_benchmark(config.space, config.table, signal, config.latency)
+    try:
+        benchmark = load_benchmark(config.space, config.table, signal, config.latency)
+    except UsageError as error:
+        if error.argument == "epochs":
+            raise UsageError("table_epochs", error.sentence) from error
+        raise
     given = [name for name in ("at_most", "percentile", "target") if getattr(config, name) is not None]
     if len(given) > 1:
         raise UsageError(given[1], f"cannot be given together with {given[0].replace('_', ' ')}")
@@ -255,9 +271,13 @@ def blackbox(
       UsageError: an argument is wrong; nothing has been overwritten.
       Interrupted: a signal ended the run; it can be resumed.
     """
-    for name in ("budget", "trials", "eval_images", "initial", "batch", "population", "report_every"):
+    for name in ("budget", "trials", "eval_images", "initial", "batch", "population", "rounds", "report_every"):
         if (value := getattr(config, name)) is not None and value < 1:
             raise UsageError(name, f"must be more than 0, not {value}")
+    if not 0 <= config.seed < 2**32:
+        raise UsageError("seed", f"must be 0 to 2^32 - 1, not {config.seed}")
+    if config.target is not None and config.supernet is not None:
+        raise UsageError("target", "weighs the scores of the table, which a supernet replaces; limit the cost instead")
     algorithm = make_algorithm(config)
     benchmark = make_benchmark(config)
     candidates = benchmark.candidates
@@ -337,7 +357,9 @@ def blackbox(
     trials = jax.device_get(finished.state.trials)
     archive = trials.archive
     if folder:
-        np.savez_compressed(folder.path / "archives.npz", ids=archive.ids, scores=archive.scores)
+        temporary = folder.path / "archives.tmp.npz"
+        np.savez_compressed(temporary, ids=archive.ids, scores=archive.scores)
+        os.replace(temporary, folder.path / "archives.npz")
     return BlackboxResult(
         config, benchmark, archive.ids, archive.scores, trials.rounds, finished.records, finished.wall_s
     )

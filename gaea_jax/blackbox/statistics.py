@@ -23,7 +23,8 @@ class Curves(NamedTuple):
 
     Attributes:
       rank: int [trials, budget], its rank in the table among all feasible candidates after each query.
-      reported: float32 [trials, budget] by name, what the benchmark reports of it.
+      reported: [trials, budget] by name, what the benchmark reports of it, and, where that has a test accuracy, its
+        rank by it as ``test_rank``.
     """
 
     rank: np.ndarray
@@ -48,7 +49,10 @@ def anytime(benchmark: Benchmark, ids: np.ndarray, scores: np.ndarray) -> Curves
     better = np.concatenate([np.ones((len(ids), 1), bool), scores[:, 1:] > np.maximum.accumulate(scores, 1)[:, :-1]], 1)
     place = np.maximum.accumulate(np.where(better, np.arange(ids.shape[1]), 0), axis=1)
     best = np.take_along_axis(ids, place, axis=1)
-    return Curves(benchmark.ranks()[best], {name: values[best] for name, values in benchmark.reported.items()})
+    reported = {name: values[best] for name, values in benchmark.reported.items()}
+    if "test" in reported:
+        reported["test_rank"] = benchmark.ranks("test")[best]
+    return Curves(benchmark.ranks()[best], reported)
 
 
 def at_budgets(curves: Curves) -> list[dict[str, Any]]:
@@ -61,12 +65,15 @@ def at_budgets(curves: Curves) -> list[dict[str, Any]]:
       For each number of ``queries`` a record with, for ``rank`` and each that is reported, ``mean``, population
       standard deviation ``std``, and ``low`` and ``high``, the 95 % bootstrap interval of the mean.
     """
-    budget = curves.rank.shape[1]
     found = []
-    for queries in sorted({budget, *(queries for queries in BUDGETS if queries <= budget)}):
+    for queries in _budgets(curves.rank.shape[1]):
         names = ("rank", *curves.reported)
         found.append({"queries": queries, **{name: spread(curves.values(name)[:, queries - 1]) for name in names}})
     return found
+
+
+def _budgets(last: int) -> list[int]:
+    return sorted({last, *(queries for queries in BUDGETS if queries <= last)})
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
@@ -90,7 +97,7 @@ def first_hits(curves: Curves) -> list[dict[str, Any]]:
 
     Returns:
       For each of `HITS` a record: ``rank``, ``share`` of the trials that got there, and ``median`` of the queries over
-      all trials, None if fewer than half did.
+      all trials, None unless more than half did.
     """
     records = []
     for rank in HITS:
@@ -110,17 +117,16 @@ def compare(ours: Curves, theirs: Curves) -> list[dict[str, Any]]:
       theirs: of another, with as many trials.
 
     Returns:
-      For each number of ``queries`` of `BUDGETS` that both have, a record: ``difference``, the mean of our rank less
-      theirs (below 0: ours is better), and ``p``, two-sided; 1 if all trials are equal.
+      For each number of ``queries`` of `BUDGETS` that both have, and for the last, a record: ``difference``, the mean
+      of our rank less theirs (below 0: ours is better), and ``p``, two-sided; 1 if all trials are equal.
 
     Raises:
       UsageError: on ``against``, if the numbers of trials differ.
     """
     if len(ours.rank) != len(theirs.rank):
         raise UsageError("against", f"has {len(theirs.rank)} trials, not {len(ours.rank)}")
-    budget = min(ours.rank.shape[1], theirs.rank.shape[1])
     found = []
-    for queries in (queries for queries in sorted({*BUDGETS, budget}) if queries <= budget):
+    for queries in _budgets(min(ours.rank.shape[1], theirs.rank.shape[1])):
         difference = ours.rank[:, queries - 1] - theirs.rank[:, queries - 1]
         p = float(scipy.stats.wilcoxon(difference, zero_method="zsplit").pvalue) if difference.any() else 1.0
         found.append({"queries": queries, "difference": float(difference.mean()), "p": p})

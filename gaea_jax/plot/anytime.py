@@ -24,7 +24,7 @@ def anytime(
       curves: by algorithm, for each name of ``labels`` a record a point: ``mean``, ``low``, ``high``. An algorithm
         whose trials were shorter has fewer points.
       queries: the points.
-      labels: what to draw, from top to bottom, and the label of its axis; ``rank`` gets a logarithmic one.
+      labels: what to draw, from top to bottom, and the label of its axis; ranks get a logarithmic one.
       path: the file to write, PNG or PDF by its name; its folder is made if it is absent.
 
     Returns:
@@ -47,7 +47,7 @@ def anytime(
             axes.plot(points, mean, dashes, label=algorithm, linewidth=1.6, **look)
             axes.fill_between(points, low, high, alpha=0.18, linewidth=0, **look)
         axes.set_ylabel(label)
-        if name == "rank":
+        if name.endswith("rank"):
             axes.set_yscale("log")
     panels[0].legend(frameon=False)
     panels[-1].set_xlabel("queries")

@@ -141,12 +141,13 @@ def parse(text: str) -> Genotype:
     try:
         record: Any = json.loads(text)
         space, edges, operations = (record[name] for name in ("space", "edges", "operations"))
-        pairs = tuple((int(source), int(node)) for source, node in edges)
+        pairs, names = tuple((source, node) for source, node in edges), tuple(operations)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError("genotype", f"{reprlib.repr(text)} is not of the form {_JSON}") from error
-    if space != "nas_bench_101" or len(record) != 3:
+    numbers = all(type(number) is int for pair in pairs for number in pair)
+    if space != "nas_bench_101" or len(record) != 3 or not numbers:
         raise UsageError("genotype", f"{reprlib.repr(text)} is not of the form {_JSON}")
-    return Genotype(pairs, tuple(operations))
+    return Genotype(pairs, names)
 
 
 def _on_paths(matrix: np.ndarray) -> np.ndarray:

@@ -5,12 +5,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from gaea_jax.benchmarks import Benchmark, Signal, load_benchmark
 from gaea_jax.errors import UsageError
 from gaea_jax.spaces import nas_bench_101
 from gaea_jax.spaces.grammar import FIRST_OPERATION
-from gaea_jax.spaces.nas_bench_201 import NAS_BENCH_201, NAS_BENCH_201_NOZERO, OPERATIONS, TRANSNAS_MICRO
+from gaea_jax.spaces.nas_bench_201 import (
+    EDGES,
+    NAS_BENCH_201,
+    NAS_BENCH_201_NOZERO,
+    OPERATIONS,
+    TRANSNAS_MICRO,
+    canonical,
+)
 
 
 @pytest.fixture
@@ -33,7 +41,7 @@ def transnas(tmp_path: pathlib.Path) -> dict[str, np.ndarray]:
         "ops": digits.astype(np.uint8),
         "op_names": np.array(OPERATIONS[:4]),
         "tasks": np.array(["jigsaw", "room_layout"]),
-        "edges": np.array(["1<-0"]),
+        "edges": np.array([f"{node}<-{source}" for node, source in EDGES]),
         "val": np.stack([digits.sum(axis=1), -digits.sum(axis=1)], axis=1).astype(np.float32),
     }
 
@@ -83,7 +91,7 @@ def test_neighbours_differ_in_one_operation(benchmark_201: Benchmark, arrays: di
 
 
 def test_cells_that_compute_the_same_are_one_query(costly: pathlib.Path) -> None:
-    candidates = load_benchmark("nas_bench_201", costly, Signal()).candidates
+    candidates = load_benchmark("nas_bench_201", costly, Signal(identity="class")).candidates
     assert len(np.unique(candidates.identity)) == int(candidates.identity.max()) + 1 == 6_466
 
 
@@ -148,8 +156,9 @@ def test_several_objectives_weigh_the_cost(benchmark_201: Benchmark) -> None:
     np.testing.assert_allclose(weighed.scores, dearer.scores * (dearer.costs["macs"] / 2) ** -0.07, rtol=1e-6)
     with pytest.raises(UsageError, match="cost: params_m is 0 for some"):
         benchmark_201.weighed("params_m", 2.0)
-    with pytest.raises(UsageError, match="target: must be more than 0"):
-        dearer.weighed("macs", 0.0)
+    for target in (0.0, float("inf")):
+        with pytest.raises(UsageError, match="target: must be a number of more than 0"):
+            dearer.weighed("macs", target)
 
 
 def test_latencies_become_costs(costly: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -178,9 +187,12 @@ def test_transnas_is_read_by_task(tmp_path: pathlib.Path, transnas: dict[str, np
     [
         (Signal("segment"), {}, "dataset: 'segment' is not in the table, which has jigsaw, room_layout"),
         (Signal("jigsaw", "test"), {}, "metric: 'test' is not in the table"),
-        (Signal("jigsaw", identity="text"), {}, "identity: 'text' is unknown"),
+        (Signal("jigsaw", identity="class"), {}, "identity: 'class' is not known here; known are cell"),
+        (Signal("jigsaw", epochs=12), {}, "epochs: cannot be chosen for transnas_micro, not even 12"),
         (Signal("jigsaw"), {"op_names": np.array(OPERATIONS[1:])}, "table: .* is of another space or order"),
+        (Signal("jigsaw"), {"edges": np.array(["1<-0"] * 6)}, "table: .* is of another space or order; edges wants"),
         (Signal("jigsaw"), {"val": np.full((4_096, 2), np.nan, np.float32)}, "table: .* 4096 finite numbers"),
+        (Signal("jigsaw"), {"val": np.ones(4_096, np.float32)}, "table: .* wants 4096 rows and a column a task"),
     ],
 )
 def test_a_wrong_transnas_is_refused(
@@ -245,6 +257,14 @@ def test_isomorphic_graphs_are_one_row(tmp_path: pathlib.Path, sample_101: dict[
         (Signal(epochs=4), {"num_vertices": np.full(5, 8, np.uint8)}, "table: .* wants cells of 2 to 7 nodes"),
         (Signal(epochs=4), {"num_vertices": np.full(5, 1, np.uint8)}, "table: .* wants cells of 2 to 7 nodes"),
         (Signal(epochs=4), {"valid_acc": np.full((5, 2), 91.0)}, "table: .* valid_acc wants .* from 0 to 1"),
+        (Signal(epochs=4), {"valid_acc": np.full((5, 2), "high")}, "table: .* valid_acc wants .* from 0 to 1"),
+        (Signal(epochs=4), {"params": np.full(5, "many")}, "table: .* params wants 5 finite numbers"),
+        (Signal(epochs=4), {"epochs": np.array(108)}, "table: .* epochs is int64 .* wants whole numbers"),
+        (Signal(epochs=4), {"num_vertices": np.array(2)}, "table: .* num_vertices is int64"),
+        (Signal(epochs=4), {"num_vertices": np.zeros(0, int)}, "table: .* num_vertices is int64"),
+        (Signal(epochs=4), {"op_names": np.array(["maxpool3x3"])}, "table: .* op_names wants conv3x3-bn-relu, conv1x1"),
+        (Signal(epochs=4), {"adjacency": np.ones((5, 7, 7), int)}, "table: .* edges of nodes that num_vertices"),
+        (Signal(epochs=4, identity="class"), {}, "identity: 'class' is not known here; known are cell"),
     ],
 )
 def test_a_wrong_sample_is_refused(
@@ -275,6 +295,49 @@ def test_the_measured_tables_have_the_published_optima(shared_data: pathlib.Path
         "transnas_micro", shared_data / "nas_bench_suite_zero" / "tnb101_micro.npz", Signal("jigsaw")
     )
     assert jigsaw.scores.max() == pytest.approx(95.37, abs=5e-3)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("dataset", "correlation", "optima", "top", "ideal"),
+    [
+        ("cifar10", 0.984, (13, 18), (94.373, 94.373, 94.363, 94.343, 94.307), 94.134),
+        ("cifar100", 0.993, (26, 25), (73.513, 73.480, 73.220, 73.167, 73.160), 72.678),
+        ("ImageNet16-120", 0.995, (38, 37), (47.311, 47.167, 47.083, 46.933, 46.850), 46.322),
+    ],
+)
+def test_the_measured_landscapes_are_those_known(
+    shared_data: pathlib.Path,
+    dataset: str,
+    correlation: float,
+    optima: tuple[int, int],
+    top: tuple[float, ...],
+    ideal: float,
+) -> None:
+    """Spearman's correlation of validation and test, cells that no neighbour is better than, the best test accuracies,
+    and the mean of these over the 25 best by validation, which a truth set of 25 has at best."""
+    benchmark = load_benchmark("nas_bench_201", shared_data / "nas_bench_201" / "nb201.npz", Signal(dataset))
+    valid, test = benchmark.reported["valid"], benchmark.reported["test"]
+    assert scipy.stats.spearmanr(valid, test).statistic == pytest.approx(correlation, abs=1e-3)
+    assert benchmark.candidates.neighbours is not None
+    around = np.asarray(benchmark.candidates.neighbours)
+    assert tuple(int((score[:, None] >= score[around]).all(axis=1).sum()) for score in (valid, test)) == optima
+    np.testing.assert_allclose(np.sort(test)[:-6:-1], top, atol=6e-4)
+    # Equal accuracies at the 25th place leave some choice.
+    assert test[np.argsort(-valid)[:25]].mean() == pytest.approx(ideal, abs=0.1)
+    best = valid.argmax()
+    assert test[best] == pytest.approx(46.20 if dataset == "ImageNet16-120" else test.max(), abs=1e-2)
+
+
+@pytest.mark.data
+def test_cells_that_skip_with_weights_differ(shared_data: pathlib.Path) -> None:
+    """Why a class of NAS-Bench-201 is none of TransNAS-Bench-101: its members are points apart."""
+    path = shared_data / "nas_bench_suite_zero" / "tnb101_micro.npz"
+    benchmark = load_benchmark("transnas_micro", path, Signal("jigsaw"))
+    assert len(np.unique(benchmark.candidates.identity)) == 4_096
+    names = np.array([canonical(genotype) for genotype in TRANSNAS_MICRO.genotypes()])
+    best = benchmark.scores.argmax()
+    assert np.ptp(benchmark.scores[names == names[best]]) > 1
 
 
 @pytest.mark.data

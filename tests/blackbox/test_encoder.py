@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gaea_jax.blackbox.discriminator import Discriminator, embed
 from gaea_jax.blackbox.encoder import Encoder
 from gaea_jax.spaces.grammar import CellGraph
 
@@ -24,6 +25,18 @@ def test_features_follow_a_permutation_of_the_nodes(dags: CellGraph, variables: 
 def test_padding_changes_nothing(dags: CellGraph, variables: dict) -> None:
     cut = CellGraph(dags.labels[:, :4], dags.adjacency[:, :4, :4])
     np.testing.assert_allclose(ENCODER.apply(variables, cut), ENCODER.apply(variables, dags)[:, :, :4], atol=1e-6)
+
+
+def test_what_is_read_out_depends_neither_on_order_nor_on_padding(dags: CellGraph) -> None:
+    discriminator = Discriminator(6, 16, 3)
+    variables = discriminator.init(jax.random.key(0), dags, dags)
+    whole = embed(discriminator, variables, dags)
+    order = jnp.array([3, 0, 5, 1, 6, 2, 4])
+    for other in (
+        CellGraph(dags.labels[:, order], dags.adjacency[:, order][:, :, order]),
+        CellGraph(dags.labels[:, :4], dags.adjacency[:, :4, :4]),
+    ):
+        np.testing.assert_allclose(embed(discriminator, variables, other), whole, atol=1e-6)
 
 
 def test_a_node_depends_on_what_it_reads_and_not_on_what_reads_it(dags: CellGraph, variables: dict) -> None:

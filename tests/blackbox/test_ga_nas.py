@@ -19,6 +19,9 @@ def test_the_true_cells_are_the_best_of_the_whole_archive_and_the_earlier_of_equ
     ids, scores = archived([5, 3, 9, 1, 2], [1.0, 4.0, 2.0, 4.0, 3.0]).best(4)
     assert (ids.tolist(), scores.tolist()) == ([3, 1, 2, 9], [4.0, 4.0, 3.0, 2.0])
     assert archived([5], [1.0]).best(1)[0].tolist() == [5]
+    drawn = np.random.default_rng(0).normal(size=30)
+    last = [archived([*range(count)], drawn[:count].tolist(), 40).best(4)[1][-1] for count in range(4, 31)]
+    assert (np.diff(last) >= 0).all()
 
 
 def chosen(candidates: Candidates, archive: Archive, pool: list[int], order: list[int], batch: int) -> tuple:
@@ -31,7 +34,7 @@ def test_of_a_pool_come_the_first_that_are_new(small: Benchmark) -> None:
     ids, valid, found = chosen(small.candidates, archive, [7, 20, -1, 20, 30, 5, 40, 50], list(range(8)), 3)
     assert ids.tolist() == [20, 30, 40]
     assert valid.all()
-    assert found == {"distinct": 7, "known": 0.25, "draws": 7, "filled": 0}
+    assert found == {"distinct": 6, "known": 0.25, "draws": 7, "filled": 0}
 
 
 def test_the_order_of_a_pool_may_be_another(small: Benchmark) -> None:
@@ -49,6 +52,13 @@ def test_half_of_a_batch_is_uniform_where_a_pool_has_nothing_new(small: Benchmar
     assert found == {"distinct": 3, "known": 0.75, "draws": 4, "filled": 1}
 
 
+def test_a_batch_of_one_is_filled_too(small: Benchmark) -> None:
+    ids, valid, found = chosen(small.candidates, archived([5, 7], [1.0, 2.0]), [5, 7, -1, 5], [0, 1, 2, 3], 1)
+    assert valid.all()
+    assert ids[0] not in (5, 7)
+    assert found == {"distinct": 2, "known": 0.75, "draws": 4, "filled": 1}
+
+
 def test_what_is_not_feasible_is_left_out_of_a_pool(small: Benchmark) -> None:
     candidates = Candidates(**{**vars(small.candidates), "feasible": jnp.arange(729) != 20})
     ids, _, _ = chosen(candidates, archived([5], [1.0]), [20, 21, 22, 23], [0, 1, 2, 3], 2)
@@ -60,8 +70,8 @@ def test_what_is_not_feasible_is_left_out_of_a_pool(small: Benchmark) -> None:
     [
         ({"truth": 30}, "truth: must be 2 to 20"),
         ({"truth": 1}, "truth: must be 2 to 20"),
-        ({"pool": 1023}, "pool: must be a multiple of 4 temperatures"),
-        ({"pool": 4}, "pool: must be .* 10 or more"),
+        ({"pool": 1023}, "pool: must be a multiple of the 4 temperatures"),
+        ({"pool": 4}, "batch: must be at most the 4 cells of the pool"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, int], sentence: str) -> None:

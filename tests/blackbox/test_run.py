@@ -139,7 +139,15 @@ def test_a_wrong_start_is_refused(
         ({"algorithm": "random"}, "population: is not an option of random"),
         ({"truth": 5}, "truth: is not an option of evolution"),
         ({"budget": 10}, "budget: must be 20 .* not 10"),
-        ({"budget": 20_000}, "budget: must be .* to 6,465, not 20000"),
+        ({"budget": 20_000}, "budget: must be .* to 15,624, not 20000"),
+        ({"budget": 20_000, "identity": "class"}, "budget: must be .* to 6,465, not 20000"),
+        ({"identity": "text"}, "identity: 'text' is not known here; known are class, cell"),
+        ({"table_epochs": 90}, "table_epochs: 90 is not in the table, which has 200, 12"),
+        ({**NETWORKS, "rounds": 0}, "rounds: must be more than 0"),
+        ({**NETWORKS, "batch": 2000}, "batch: must be at most the 1024 cells of the pool"),
+        ({**NETWORKS, "algorithm": "predictor", "rounds": None, "truth": None, "batch": 150}, "batch: must be at most"),
+        ({"seed": 2**70}, "seed: must be 0 to"),
+        ({"cost": "x", "target": 3.0, "supernet": pathlib.Path("run")}, "target: weighs the scores of the table"),
         ({"budget": 0}, "budget: must be more than 0"),
         ({"trials": 0}, "trials: must be more than 0"),
         ({"tournament": 21}, "tournament: must be 1 to 20"),
@@ -172,7 +180,7 @@ def test_an_algorithm_that_needs_neighbours_is_refused_a_sample(tmp_path: pathli
         "params": np.ones(1, np.int32),
     }
     np.savez(tmp_path / "sample.npz", **sample)
-    config = BlackboxConfig(space="nas_bench_101", table=tmp_path / "sample.npz", table_epochs=108)
+    config = BlackboxConfig(space="nas_bench_101", table=tmp_path / "sample.npz")
     for algorithm in ("evolution", "local_search", "predictor"):
         with pytest.raises(UsageError, match=f"algorithm: {algorithm} moves between neighbours, which this"):
             blackbox(dataclasses.replace(config, algorithm=algorithm))

@@ -27,7 +27,9 @@ def test_a_run_is_summed_up_and_compared(runs: tuple[pathlib.Path, str]) -> None
     result = json.loads((folder / "local" / "result.json").read_text())
     assert (result["algorithm"], result["trials"], result["budget"]) == ("local_search", 3, 60)
     assert [record["queries"] for record in result["budgets"]] == [50, 60]
-    assert {"rank", "valid", "test"} <= result["budgets"][0].keys()
+    assert {"rank", "valid", "test", "test_rank"} <= result["budgets"][0].keys()
+    assert (result["table_epochs"], result["target"]) == (None, None)
+    assert result["options"] == {"starts": 10}
     assert [hit["rank"] for hit in result["hits"]] == [1, 10]
     assert [record["queries"] for record in result["against"]["evolution"]] == [50, 60]
     assert len(result["best"]) == 3
@@ -41,13 +43,33 @@ def test_a_run_is_summed_up_and_compared(runs: tuple[pathlib.Path, str]) -> None
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [("archives.npz", b""), ("archives.npz", None), ("config.json", b"[]"), ("config.json", b'{"identity": [3]}')],
+)
+def test_a_damaged_run_is_not_compared(
+    runs: tuple[pathlib.Path, str],
+    table_path: pathlib.Path,
+    name: str,
+    content: bytes | None,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    folder, _ = runs
+    file = folder / "evolution" / name
+    file.write_bytes(file.read_bytes()[:100] if content is None else content)
+    command = f"blackbox --table {table_path} {COMMON} --out {folder}/other --against {folder}/evolution"
+    assert call(command) == 2
+    error = capsys.readouterr().err
+    assert error == f"error: --against: {folder}/evolution holds no finished run of this script\n"
+
+
+@pytest.mark.parametrize(
     ("flags", "sentence"),
     [
         ("--trials 3 --table nowhere.npz", "--table: cannot read nowhere.npz"),
         ("--trials 3 --seed 1", "was run with --seed 0, not 1"),
         ("--trials 2", "was run with --trials 3, not 2"),
         ("--trials 3 --dataset cifar100", "was run with --dataset cifar10, not cifar100"),
-        ("--trials 3 --identity cell", "was run with --identity class, not cell"),
+        ("--trials 3 --identity class", "was run with --identity cell, not class"),
     ],
 )
 def test_another_benchmark_or_other_trials_are_not_compared(

@@ -120,7 +120,19 @@ def test_text_can_be_read_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", "3", '{"space": "darts", "edges": [[0, 1]], "operations": []}', str(CELL)[:-1]]
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "3",
+        '{"space": "darts", "edges": [[0, 1]], "operations": []}',
+        str(CELL)[:-1],
+        '{"space": "nas_bench_101", "edges": [[0, 1]], "operations": null}',
+        '{"space": "nas_bench_101", "edges": [[0, Infinity]], "operations": []}',
+        '{"space": "nas_bench_101", "edges": [[0.9, 1.7]], "operations": []}',
+        '{"space": "nas_bench_101", "edges": ["01"], "operations": []}',
+    ],
 )
 def test_a_wrong_text_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"genotype: .* is not of the form"):
