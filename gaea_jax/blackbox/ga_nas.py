@@ -34,7 +34,7 @@ MEASURES = ("reward", "entropy", "clipped", "kl", "pair_accuracy", "distinct", "
 def ga_nas(
     *,
     initial: int = 20,
-    truth: int = 10,
+    truth: int = 5,
     batch: int = 10,
     rounds: int = 2,
     discriminator_steps: int = 20,
