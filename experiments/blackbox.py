@@ -75,7 +75,7 @@ def archive(path: pathlib.Path, config: BlackboxConfig) -> tuple[str, np.ndarray
         name, ids, scores = identity["--algorithm"], arrays["ids"], arrays["scores"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError("against", f"{path} holds no finished run of this script") from error
-    free = {"--algorithm", "--budget", *(f"--{name}" for name in OPTIONS)}
+    free = {"--algorithm", "--budget", *(f"--{name.replace('_', '-')}" for name in OPTIONS)}
     for flag, value in config.identify().items():
         if flag not in free and identity.get(flag) != value:
             raise UsageError("against", f"{path} was run with {flag} {identity.get(flag)}, not {value}")
