@@ -187,15 +187,21 @@ def quantities(runs: Sequence[Run]) -> dict[plot.Panel, Read]:
     Returns:
       For each quantity how it is drawn, and a function of a report that gives it, or None where the report lacks it.
     """
-    datasets = list(dict.fromkeys(name for one in runs for record in one.records for name in record.get("table") or ()))
+    datasets = {
+        name: found.get("metric", "test")
+        for one in runs
+        for record in one.records
+        for name, found in (record.get("table") or {}).items()
+        if found
+    }
     found: dict[plot.Panel, Read] = {plot.Panel("entropy", "mean entropy (nats)"): lambda record: record.get("entropy")}
     if not all("table" in one.records[-1] for one in runs):
         found[plot.Panel("accuracy", "training accuracy (%)")] = lambda record: record.get("accuracy")
         found[plot.Panel("test_accuracy", "test accuracy (%)")] = lambda record: record.get("test_accuracy")
-    for name in datasets:
-        label = f"{name}:\ntrue test accuracy (%)"
-        found[plot.Panel(f"{name} test", label, held=True)] = functools.partial(_truth, name, "test")
-    for name in datasets[:1]:
+    for name, metric in datasets.items():
+        label = f"{name}:\ntrue {metric} accuracy (%)"
+        found[plot.Panel(f"{name} {metric}", label, held=True)] = functools.partial(_truth, name, metric)
+    for name in [*datasets][:1]:
         label = f"{name}:\nrank (1 is best)"
         found[plot.Panel(f"{name} rank", label, held=True, rank=True)] = functools.partial(_truth, name, "rank")
     return found
@@ -302,7 +308,7 @@ def _in_words(flag: str, value: Any) -> str:
 
 
 def _truth(dataset: str, name: str, record: Record) -> float | None:
-    return (record.get("table") or {}).get(dataset, {}).get(name)
+    return ((record.get("table") or {}).get(dataset) or {}).get(name)
 
 
 def _known(result: Record) -> Record:

@@ -75,7 +75,12 @@ def show(result: SearchResult) -> None:
     """Prints the derived cell and, where a table was given, how good it truly is."""
     print(result.genotype)
     for dataset, found in (result.table or {}).items():
-        print(f"{dataset}: test {found['test']:.2f} %, rank {found['rank']:,}, best {found['oracle']:.2f} %")
+        if not found:
+            print(f"{dataset}: the table does not have this cell")
+            continue
+        metric = found["metric"]
+        of = f" of the {found['cells']:,} in the table" if "cells" in found else ""
+        print(f"{dataset}: {metric} {found[metric]:.2f} %, rank {found['rank']:,}{of}, best {found['oracle']:.2f} %")
     print(f"written to {result.config.out}", file=sys.stderr)
 
 
@@ -85,18 +90,24 @@ def sum_up(results: list[SearchResult]) -> dict[str, Any]:
     Returns:
       ``learning_rate``, ``arch_learning_rate`` (None for the method's own) and ``seeds``; and, each with ``mean`` and
       population standard deviation, ``std``, as the GAEA paper reports them: of the last report ``loss``, ``accuracy``
-      and, where images are held out, ``valid_accuracy``; and by data set ``table``, the true test accuracy.
+      and, where images are held out, ``valid_accuracy``; and by data set ``table``, the true accuracy and its
+      ``metric``, where the table has all of the cells.
     """
     rate, arch_rate = _rates(results[0])
     last = [result.records[-1] for result in results]
     names = [name for name in ("loss", "accuracy", "valid_accuracy") if name in last[0]]
-    tables = [result.table for result in results if result.table]
+    tables = [result.table or {} for result in results]
+    known = [name for name in tables[0] if all(table[name] for table in tables)]
+    metrics = {name: tables[0][name]["metric"] for name in known}
     return {
         "learning_rate": rate,
         "arch_learning_rate": arch_rate,
         "seeds": [result.config.seed for result in results],
         **{name: spread([record[name] for record in last]) for name in names},
-        "table": {name: spread([table[name]["test"] for table in tables]) for name in (tables[0] if tables else ())},
+        "table": {
+            name: {"metric": metric, **spread([table[name][metric] for table in tables])}
+            for name, metric in metrics.items()
+        },
     }
 
 
@@ -109,7 +120,7 @@ def line(group: dict[str, Any], flags: Flags) -> str:
     """Sums up a group of a sweep for a reader."""
     names = [name for name in ("learning_rate", "arch_learning_rate") if getattr(flags, f"{name}s")]
     of = "".join(f"{name.replace('_', ' ')} {group[name]:g}, " for name in names)
-    found = {f"{name}: test": accuracy for name, accuracy in group["table"].items()}
+    found = {f"{name}: {accuracy['metric']}": accuracy for name, accuracy in group["table"].items()}
     found = found or {name.replace("_", " "): group[name] for name in ("accuracy", "valid_accuracy") if name in group}
     texts = (f"{name} {value['mean']:.2f} ± {value['std']:.2f} %" for name, value in found.items())
     count = len(group["seeds"])

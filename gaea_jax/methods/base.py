@@ -65,17 +65,37 @@ def learnt(space: Space, *, optional: bool = False) -> dict[str, Choice]:
 
     Args:
       space: the search space.
-      optional: whether those that weights may lack are learnt too, such as the weights of edges.
+      optional: whether those that weights may lack are learnt too, such as the weights of edges. Inputs that weights
+        may not lack are learnt with or without.
 
     Returns:
       The choices by name, in the order of the space.
 
     Raises:
-      UsageError: on ``space``, if ``optional`` and there are no such choices.
+      UsageError: on ``space``, if ``optional`` and nothing but operations is chosen.
     """
-    if optional and not any(choice.optional for choice in space.choices.values()):
+    if optional and all(choice.kind == "op" for choice in space.choices.values()):
         raise UsageError("space", f"{space.name} has no weights of edges, which the method learns")
     return {name: choice for name, choice in space.choices.items() if optional or not choice.optional}
+
+
+def learnt_operations(space: Space) -> dict[str, Choice]:
+    """The choices of a method that takes one operation at a time, and nothing else.
+
+    Args:
+      space: the search space.
+
+    Returns:
+      What `learnt` returns.
+
+    Raises:
+      UsageError: on ``space``, if something else than operations has to be chosen.
+    """
+    choices = learnt(space)
+    if others := [name for name, choice in choices.items() if choice.kind != "op"]:
+        sentence = f"lets nodes read several others ({', '.join(others)}); the method takes one option at a time"
+        raise UsageError("space", f"{space.name} {sentence}")
+    return choices
 
 
 def derive_heaviest(

@@ -23,9 +23,9 @@ def gaea(
 
     Args:
       learning_rate: step of the exponentiated gradient, a number or a schedule of the architecture step.
-      edge_learning_rate: that of the optional choices, the weights of the edges into a node, which sum to 1; None does
-        not learn them, so that every edge weighs 1. They have no floor, as in the released code: an edge whose weight
-        has become 0 stays out.
+      edge_learning_rate: that of all choices but of operations, such as the weights of the edges into a node, which
+        sum to 1. None does not learn those that weights may lack, so that every edge weighs 1; they have no floor, as
+        in the released code: an edge whose weight has become 0 stays out.
       clip_norm: largest global norm of the architecture gradient, edges included, or None.
       entropy_weight: factor of the divergence from the uniform mixture, in nats; 0 in the paper.
       min_prob: floor of a mixture weight, which keeps zero from absorbing; 1e-5 as released, 0 is the paper's update.
@@ -33,7 +33,8 @@ def gaea(
 
     Returns:
       The `Method`; ``arch`` are tables of mixture weights, each row or segment a point of the simplex, uniform at
-      the start. With an ``edge_learning_rate``, ``init`` raises UsageError on ``space`` if its edges have no weights.
+      the start. With an ``edge_learning_rate``, ``init`` raises UsageError on ``space`` if nothing but operations is
+      chosen.
 
     References:
       Li et al, `Geometry-Aware Gradient Algorithms for Neural Architecture Search
@@ -52,9 +53,14 @@ def gaea(
         segments = {name: choice.segments for name, choice in choices.items()}
         step = exponentiated_gradient(learning_rate, segments=segments, min_prob=min_prob, clamp=clamp)
         if edge_learning_rate is not None:
+            inputs = exponentiated_gradient(edge_learning_rate, segments=segments, min_prob=min_prob, clamp=clamp)
             edges = exponentiated_gradient(edge_learning_rate, segments=segments)
-            optional = {name: choice.optional for name, choice in choices.items()}
-            step = optax.partition({False: step, True: edges}, optional)
+            steps = {"operations": step, "inputs": inputs, "edges": edges}
+            labels = {
+                name: "operations" if choice.kind == "op" else "edges" if choice.optional else "inputs"
+                for name, choice in choices.items()
+            }
+            step = optax.partition(steps, labels)
         return clipped(step, clip_norm)
 
     return Method(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gaea_jax.methods.base import Arch, Memory, Method, Space, Tables
+from gaea_jax.methods.base import Arch, Memory, Method, Space, learnt_operations
 from gaea_jax.methods.darts import darts
 from gaea_jax.methods.gaea import gaea
 from gaea_jax.nets import Mixture
@@ -38,7 +38,7 @@ def gdas(
       <https://arxiv.org/abs/1910.04465>`_, 2019
     """
     method = darts(learning_rate, clip_norm=clip_norm, entropy_weight=entropy_weight, weight_decay=weight_decay)
-    return method._replace(mixture=_sampled(method.weights, lambda arch: arch, temperature))
+    return _sampling(method, lambda arch: arch, temperature)
 
 
 def gaea_gdas(
@@ -73,21 +73,17 @@ def gaea_gdas(
         # Zero, which a point without a floor can reach, would give infinite logits and a gradient of NaN.
         return jnp.log(jnp.maximum(point, jnp.finfo(point.dtype).tiny))
 
-    return method._replace(mixture=_sampled(method.weights, logarithm, temperature))
+    return _sampling(method, logarithm, temperature)
 
 
-def _sampled(
-    weights: Callable[[Space, Arch], Tables],
-    logits: Callable[[jax.Array], jax.Array],
-    temperature: optax.ScalarOrSchedule,
-) -> Callable[[Space, Arch, Memory, jax.Array, jax.typing.ArrayLike, str], Mixture]:
-    """The relaxation: a hard Gumbel sample in every phase of training, the heaviest options in evaluation."""
+def _sampling(method: Method, logits: Callable[[jax.Array], jax.Array], temperature: optax.ScalarOrSchedule) -> Method:
+    """The method with a hard Gumbel sample in every phase of training, and the heaviest options in evaluation."""
 
     def mixture(
         space: Space, arch: Arch, memory: Memory, key: jax.Array, step: jax.typing.ArrayLike, phase: str
     ) -> Mixture:
         if phase == "eval":
-            return Mixture.derived(space.select(weights(space, arch)))
+            return Mixture.derived(space.select(method.weights(space, arch)))
         tau = temperature(step) if callable(temperature) else temperature
         hard, active = {}, {}
         for k, (name, table) in zip(jax.random.split(key, len(arch)), arch.items(), strict=True):
@@ -99,4 +95,8 @@ def _sampled(
             active[name] = sample.astype(bool)
         return Mixture(hard, active, "scalar")
 
-    return mixture
+    def init(space: Space, key: jax.Array) -> Arch:
+        learnt_operations(space)
+        return method.init(space, key)
+
+    return method._replace(init=init, mixture=mixture)

@@ -6,7 +6,7 @@ import optax
 
 from gaea_jax import simplex
 from gaea_jax.errors import UsageError
-from gaea_jax.methods.base import Arch, Evaluate, Memory, Method, Space, Tables, clipped, learnt
+from gaea_jax.methods.base import Arch, Evaluate, Memory, Method, Space, Tables, clipped, learnt_operations
 from gaea_jax.nets import Mixture, burdens
 from gaea_jax.optim import box, proximal
 from gaea_jax.spaces import derive as heaviest
@@ -78,7 +78,7 @@ def nasp(
             raise UsageError(argument, f"must be 0 or more, not {number}")
 
     def init(space: Space, key: jax.Array) -> Arch:
-        choices = learnt(space).items()
+        choices = learnt_operations(space).items()
         if any("none" in choice.options for _, choice in choices):
             sentence = "has the operation none, by which a discrete network can fall apart; then nothing has a gradient"
             raise UsageError("space", f"{space.name} {sentence}; use its variant without")

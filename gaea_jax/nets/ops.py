@@ -247,3 +247,20 @@ class Classifier(nn.Module):
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
         bias_init = symmetric_uniform(1 / math.sqrt(x.shape[-1]))
         return nn.Dense(self.num_classes, kernel_init=KERNEL_INIT, bias_init=bias_init, name="linear")(x)
+
+
+def shuffle(x: jax.Array, groups: int) -> jax.Array:
+    """Interleaves groups of channels (ShuffleNet).
+
+    Args:
+      x: [..., C].
+      groups: number of groups, which divides C.
+
+    Returns:
+      [..., C].
+
+    Example:
+      >>> shuffle(jnp.arange(8), 4).tolist()
+      [0, 2, 4, 6, 1, 3, 5, 7]
+    """
+    return jnp.swapaxes(x.reshape(*x.shape[:-1], groups, -1), -1, -2).reshape(x.shape)

@@ -16,7 +16,8 @@ from gaea_jax.plot.canvas import COLOURS, FAINT, Records, bare, marker, new_figu
 from gaea_jax.spaces.base import Choice
 
 # What is chosen, by the kind of a choice.
-KINDS = {"op": "operations of the edges", "input": "inputs of the nodes"}
+WORDS = {"test": "test", "valid": "validation"}
+KINDS = {"op": "operations", "input": "inputs of the nodes", "output": "inputs of the output"}
 # The height of one row of a heat map, in inches.
 ROW = 0.135
 
@@ -57,13 +58,13 @@ def entropy_curve(records: Records, choices: Mapping[str, Choice], path: str | o
     `Geometry-Aware Gradient Algorithms for NAS <https://arxiv.org/abs/2004.07802>`_).
 
     Args:
-      records: reports in order, with ``step``, ``entropy`` (choice to nats, a mean over its simplices) and
-        ``skip_share`` (share of the edges, 0 to 1). They may lack optional choices.
+      records: reports in order, with ``step``, ``entropy`` (choice to nats, a mean over its simplices) and, if the
+        space has that operation, ``skip_share`` (share of the edges, 0 to 1). They may lack optional choices.
       choices: the choices of the space by name.
       path: the PNG to write; its folder is made if it is absent.
 
     Returns:
-      The figure as written: one panel a kind of choice, then the share.
+      The figure as written: one panel a kind of choice, then the share, if there is one.
 
     Raises:
       UsageError: there is no report, or the reports lack a choice.
@@ -71,9 +72,9 @@ def entropy_curve(records: Records, choices: Mapping[str, Choice], path: str | o
     steps, entropies = series(records, "entropy")
     found = _reported(choices, entropies)
     kinds = list(dict.fromkeys(choice.kind for choice in found.values()))
-    figure, panels = _panels(records, len(kinds) + 1)
-    *decided, skips = panels
-    for axes, kind in zip(decided, kinds, strict=True):
+    skips = any("skip_share" in record for record in records)
+    figure, panels = _panels(records, len(kinds) + skips)
+    for axes, kind in zip(panels, kinds, strict=False):
         drawn = {name: choice for name, choice in found.items() if choice.kind == kind}
         for colour, name in zip(itertools.cycle(COLOURS), drawn, strict=False):
             axes.plot(steps, [entropy[name] for entropy in entropies], color=colour, label=name, **marker(steps))
@@ -85,10 +86,11 @@ def entropy_curve(records: Records, choices: Mapping[str, Choice], path: str | o
         axes.set_ylabel("mean entropy (nats)")
         axes.set_title(KINDS[kind], loc="left", fontsize=10)
         axes.legend()
-    steps, shares = series(records, "skip_share")
-    skips.step(steps, [100 * share for share in shares], where="post", color=COLOURS[1], **marker(steps))
-    skips.set_ylim(-4, 104)
-    skips.set_ylabel("skip_connect edges (%)")
+    if skips:
+        steps, shares = series(records, "skip_share")
+        panels[-1].step(steps, [100 * share for share in shares], where="post", color=COLOURS[1], **marker(steps))
+        panels[-1].set_ylim(-4, 104)
+        panels[-1].set_ylabel("skip_connect edges (%)")
     return save(figure, path)
 
 
@@ -176,11 +178,11 @@ def changes_curve(records: Records, path: str | os.PathLike[str]) -> Figure:
 
 
 def truth_curve(records: Records, path: str | os.PathLike[str]) -> Figure:
-    """Draws the tabulated test accuracy of the derived cell over the steps of a search, one panel a data set.
+    """Draws the tabulated accuracy of the derived cell over the steps of a search, one panel a data set.
 
     Args:
-      records: reports in order; those with ``table`` (data set to ``test`` and ``oracle`` in percent, and
-        ``rank``, 1 for the best) are drawn.
+      records: reports in order; those with ``table`` are drawn: data set to ``metric``, ``"test"`` or ``"valid"``, that
+        accuracy and ``oracle`` in percent, and ``rank``, 1 for the best; or to None for a cell that the table lacks.
       path: the PNG to write; its folder is made if it is absent.
 
     Returns:
@@ -195,13 +197,18 @@ def truth_curve(records: Records, path: str | os.PathLike[str]) -> Figure:
     steps = [record["step"] for record in known]
     for axes, dataset in zip(panels, known[0]["table"], strict=True):
         entries = [record["table"][dataset] for record in known]
-        last = entries[-1]
-        _ceiling(axes, last["oracle"], f"oracle: {last['oracle']:.2f} %")
-        tests = [entry["test"] for entry in entries]
-        axes.step(steps, tests, where="post", color=COLOURS[0], **marker(steps))
-        axes.set_ylabel("test accuracy (%)")
+        there = [entry for entry in entries if entry]
+        standing, last = "last derived cell: not in the table", entries[-1]
+        axes.set_ylabel("accuracy (%)")
         axes.set_title(dataset, loc="left", fontsize=10)
-        standing = f"last derived cell: {last['test']:.2f} %, rank {last['rank']:,}"
+        if there:
+            metric, oracle = there[-1].get("metric", "test"), there[-1]["oracle"]
+            _ceiling(axes, oracle, f"oracle: {oracle:.2f} %")
+            accuracies = [entry[metric] if entry else np.nan for entry in entries]
+            axes.step(steps, accuracies, where="post", color=COLOURS[0], **marker(steps))
+            axes.set_ylabel(f"{WORDS[metric]} accuracy (%)")
+            if last:
+                standing = f"last derived cell: {last[metric]:.2f} %, rank {last['rank']:,}"
         axes.set_title(standing, loc="right", fontsize=9)
     return save(figure, path)
 

@@ -25,7 +25,8 @@ class Choice(NamedTuple):
     Attributes:
       options: names of the columns; of a flat table, of its entries.
       rows: names of the simplices, such as the edge ``1<-0``.
-      kind: what is chosen; ``"op"`` is the operation of an edge, ``"input"`` the inputs of a node.
+      kind: what is chosen; ``"op"`` is an operation, of an edge or of a node, ``"input"`` what a node reads, and
+        ``"output"`` what the output of a cell reads.
       segments: of a flat table, for each entry the number of its simplex; None where each row is one.
       weighs: of a flat table, the choice whose rows its entries weigh, such as edges; None of any other. Weights may
         lack such a table; then all its options weigh 1.

@@ -207,20 +207,21 @@ GRAMMAR = Grammar(_LABELS, MAX_NODES, MAX_NODES - 1, _start, _label_mask, _edge_
 """Writes every cell whose nodes all count, in each topological order of its nodes, and nothing else."""
 
 
-def graph(genotype: Genotype) -> CellGraph:
-    """A cell as the grammar writes it.
+def graphs(cells: Sequence[Genotype]) -> CellGraph:
+    """Cells as the grammar writes them.
 
     Args:
-      genotype: the cell.
+      cells: the genotypes.
 
     Returns:
-      Its padded arrays.
+      Their padded arrays, labels [cells, 7] and adjacency [cells, 7, 7].
     """
-    labels = np.full(MAX_NODES, GRAMMAR.none, np.int32)
-    inner = [FIRST_OPERATION + OPERATIONS.index(operation) for operation in genotype.operations]
-    labels[: len(inner) + 2] = [INPUT, *inner, OUTPUT]
-    adjacency = np.zeros((MAX_NODES, MAX_NODES), bool)
-    adjacency[: len(inner) + 2, : len(inner) + 2] = genotype.matrix()
+    labels = np.full((len(cells), MAX_NODES), GRAMMAR.none, np.int32)
+    adjacency = np.zeros((len(cells), MAX_NODES, MAX_NODES), bool)
+    for row, cell in enumerate(cells):
+        inner = [FIRST_OPERATION + OPERATIONS.index(operation) for operation in cell.operations]
+        labels[row, : len(inner) + 2] = [INPUT, *inner, OUTPUT]
+        adjacency[row, : len(inner) + 2, : len(inner) + 2] = cell.matrix()
     return CellGraph(jnp.asarray(labels), jnp.asarray(adjacency))
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from gaea_jax.benchmarks import Table, load_table
+from gaea_jax.benchmarks import truth
 from gaea_jax.data import (
     Dataset,
     SearchSource,
@@ -85,7 +85,7 @@ def prepare(config: SearchConfig, devices: Sequence[jax.Device]) -> Ready:
     config = checked(config, len(devices))
     order = order_of(config)
     space, make_method = get_space(config.space), method_of(config)
-    table = _table(config, space)
+    table = None if config.table is None else truth(space, config.table)
     dataset = load_data(config, test=False)
     train_valid = _train_valid(config, dataset)
     if isinstance(dataset.train, Split):
@@ -200,11 +200,3 @@ def _accuracies(config: SearchConfig, net: nn.Module, batches: list[Batch]) -> d
     both = {"": "batch", "_running": "running"}
     names = both if config.eval_statistics == "both" else {"": config.eval_statistics}
     return {name: supernet_accuracy(net, batches, statistics) for name, statistics in names.items()}
-
-
-def _table(config: SearchConfig, space: Space) -> Table | None:
-    if config.table is None:
-        return None
-    table = load_table(config.table)
-    table.check_space(space)
-    return table

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from gaea_jax import simplex
-from gaea_jax.benchmarks import Table
+from gaea_jax.benchmarks import Truth
 from gaea_jax.methods import Method
 from gaea_jax.methods.base import Space
 from gaea_jax.nets import Mixture
@@ -27,7 +27,7 @@ def make_report(
     state: SearchState,
     means: Record,
     steps_per_epoch: int,
-    table: Table | None,
+    table: Truth | None,
     accuracies: Mapping[str, Accuracy],
     before: Record | None,
 ) -> tuple[Record, str]:
@@ -63,7 +63,7 @@ def make_report(
         "epoch": int(state.step) / steps_per_epoch,
         **means,
         "entropy": {name: _entropy(space, name, table) for name, table in weights.items()},
-        "skip_share": _skip_share(space, genotype),
+        **_skip_share(space, genotype),
         "mixture": {name: table.tolist() for name, table in weights.items()},
         "genotype": str(genotype),
         **jax.tree.map(
@@ -90,8 +90,9 @@ def make_report(
     if table:
         record["table"] = table.summary(genotype)
         name, found = next(iter(record["table"].items()))
-        text += f"  {name} {found['test']:.2f} % (rank {found['rank']:,})"
-    else:
+        known = found and f"{found[found['metric']]:.2f} % (rank {found['rank']:,})"
+        text += f"  {name} {known or 'not in the table'}"
+    elif "skip_share" in record:
         text += f"  skip_connect {record['skip_share']:.0%}"
     return record, text
 
@@ -101,8 +102,8 @@ def _entropy(space: Space, name: str, table: jax.Array) -> float:
     return float(simplex.entropy(table, segments=space.choices[name].segments).mean())
 
 
-def _skip_share(space: Space, genotype: Any) -> float:
-    """Share of the operations of a cell that are skip_connect."""
+def _skip_share(space: Space, genotype: Any) -> dict[str, float]:
+    """Share of the operations of a cell that are skip_connect; nothing, if the space has no such operation."""
     skips = kept = 0
     for name, table in space.encode(genotype).items():
         options = space.choices[name].options
@@ -110,7 +111,7 @@ def _skip_share(space: Space, genotype: Any) -> float:
             selected = np.asarray(table)
             skips += int(selected[:, options.index("skip_connect")].sum())
             kept += int(selected.sum())
-    return skips / kept
+    return {"skip_share": skips / kept} if kept else {}
 
 
 def _agreement(space: Space, one: Any, other: Any) -> float:

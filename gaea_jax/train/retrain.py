@@ -381,7 +381,11 @@ def make_train_step(
 
 def _filled(config: RetrainConfig) -> tuple[RetrainConfig, Preset]:
     """The configuration with what its preset gives, and that recipe."""
-    name = USUAL_PRESETS[str(config.space)] if config.preset is None else config.preset
+    if config.space not in USUAL_PRESETS:
+        raise UsageError(
+            "space", f"{config.space} has no stand-alone networks; those with some: {', '.join(USUAL_PRESETS)}"
+        )
+    name = USUAL_PRESETS[config.space] if config.preset is None else config.preset
     if name not in PRESETS:
         raise UsageError("preset", f"{name!r} is unknown; known are {', '.join(PRESETS)}")
     preset = dataclasses.asdict(PRESETS[name])

@@ -27,13 +27,13 @@ class Derived(NamedTuple):
       genotype: the cell.
       step: number of steps made then.
       valid_accuracy: percent of held-out images right then (see `search`); None without such images.
-      table: what the tabular benchmark says of the cell (see `Table.summary`); None without a table.
+      table: what the tabular benchmark says of the cell (see `Truth.summary`); None without a table.
     """
 
     genotype: Any
     step: int
     valid_accuracy: float | None
-    table: dict[str, dict[str, float | int]] | None
+    table: dict[str, Any] | None
 
     @classmethod
     def of(cls, record: Record, space: Space) -> Self:
@@ -78,7 +78,7 @@ class SearchResult(NamedTuple):
         return self.derived.genotype
 
     @property
-    def table(self) -> dict[str, dict[str, float | int]] | None:
+    def table(self) -> dict[str, Any] | None:
         """What the tabular benchmark says of the derived cell; None without a table."""
         return self.derived.table
 

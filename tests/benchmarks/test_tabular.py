@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gaea_jax.benchmarks import Table, load_table
+from gaea_jax.benchmarks import Table, load_table, truth
 from gaea_jax.errors import UsageError
 from gaea_jax.spaces import derive
+from gaea_jax.spaces.darts import DARTS_SPACE
 from gaea_jax.spaces.nas_bench_201 import (
     NAS_BENCH_201,
     NAS_BENCH_201_NOZERO,
@@ -67,7 +68,7 @@ def test_oracle_takes_the_lowest_of_equal_rows(tmp_path: pathlib.Path, arrays: d
 
 def test_summary_is_ready_for_json(table: Table) -> None:
     summary = table.summary(cell("c1 c3 c3 c3 c3 c3"))
-    assert summary["cifar100"] == {"valid": 35.0, "test": 43.5, "rank": 2, "oracle": 46.0}
+    assert summary["cifar100"] == {"valid": 35.0, "test": 43.5, "metric": "test", "rank": 2, "oracle": 46.0}
     assert tuple(summary) == DATASETS
     assert json.loads(json.dumps(summary)) == summary
 
@@ -126,14 +127,10 @@ def test_unknown_columns_are_refused_with_what_there_is(tmp_path: pathlib.Path, 
             assert str(caught.value) == message
 
 
-def test_genotypes_and_spaces_of_other_kinds_are_refused(table: Table) -> None:
-    class Other:
-        name = "other"
-
-    table.check_space(NAS_BENCH_201)
-    table.check_space(NAS_BENCH_201_NOZERO)
-    with pytest.raises(UsageError, match=r"^table: holds cells of nas_bench_201, not of other$"):
-        table.check_space(Other())  # type: ignore[arg-type]
+def test_genotypes_and_spaces_of_other_kinds_are_refused(table: Table, table_path: pathlib.Path) -> None:
+    assert isinstance(truth(NAS_BENCH_201_NOZERO, table_path), Table)
+    with pytest.raises(UsageError, match=r"^table: there is none for darts; NAS-Bench-201 and NAS-Bench-1Shot1"):
+        truth(DARTS_SPACE, table_path)
     with pytest.raises(UsageError, match=r"^genotype: wants a cell of nas_bench_201, got "):
         table.query(("nor_conv_3x3",) * 6)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"^genotype: node 1, input 0: operation 'conv' is not in nas_bench_201"):

@@ -6,6 +6,8 @@ import pathlib
 import numpy as np
 import pytest
 
+from experiments.blackbox import archive
+from gaea_jax.blackbox import ALGORITHMS, BlackboxConfig
 from tests.experiments.test_scripts import call
 
 COMMON = "--trials 3 --budget 60 --report-every 30"
@@ -40,6 +42,14 @@ def test_a_run_is_summed_up_and_compared(runs: tuple[pathlib.Path, str]) -> None
     assert f"60 queries: rank {mean:.2f} ± " in out
     assert "50 queries, less evolution: rank " in out
     assert (folder / "local" / "plots" / "anytime.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_of_all_algorithms_are_compared(runs: tuple[pathlib.Path, str], table_path: pathlib.Path) -> None:
+    folder, _ = runs
+    for algorithm in ALGORITHMS:
+        config = BlackboxConfig(table=table_path, trials=3, budget=60, algorithm=algorithm)
+        name, ids, scores = archive(folder / "evolution", config)
+        assert (name, ids.shape, scores.shape) == ("evolution", (3, 60), (3, 60))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ import pytest
 
 from gaea_jax.errors import UsageError
 from gaea_jax.methods import Arch, Method, darts, gaea, gaea_pc_darts, pc_darts
+from gaea_jax.methods.base import Space
 from gaea_jax.spaces.darts import DARTS_SPACE
+from gaea_jax.spaces.nas_bench_1shot1 import SPACE_1
 from gaea_jax.spaces.nas_bench_201 import NAS_BENCH_201
 
 FACTORIES = [pc_darts, gaea_pc_darts]
@@ -19,11 +21,11 @@ SEGMENTS = DARTS_SPACE.choices["normal_edges"].segments
 SLOPE = jnp.arange(14) / 10
 
 
-def after(method: Method, grads: Arch, steps: int = 1) -> Arch:
+def after(method: Method, grads: Arch, steps: int = 1, space: Space = DARTS_SPACE) -> Arch:
     """The architecture after steps along the same gradient; a table that is not named has none."""
-    arch = method.init(DARTS_SPACE, KEY)
+    arch = method.init(space, KEY)
     grads = {name: grads.get(name, jnp.zeros_like(table)) for name, table in arch.items()}
-    optimizer = method.optimizer(DARTS_SPACE)
+    optimizer = method.optimizer(space)
     state = optimizer.init(arch)
     for _ in range(steps):
         updates, state = jax.jit(optimizer.update)(grads, state, arch)
@@ -70,6 +72,24 @@ def test_operations_have_a_floor_and_edges_have_none() -> None:
     np.testing.assert_allclose(moved["normal"][:, 0], 1e-5, rtol=1e-3)
     # Three steps of 20 along a slope of 0.4 from the first edge of the last node to its last.
     np.testing.assert_allclose(moved["normal_edges"][13] / moved["normal_edges"][9], np.exp(-24), rtol=1e-4)
+
+
+def test_inputs_that_are_no_option_have_the_step_of_edges_and_a_floor() -> None:
+    slopes = {
+        "inputs": jnp.arange(7.0),
+        "output": jnp.arange(5.0)[None],
+        "operations": jnp.ones((4, 3)).at[:, 0].set(0),
+    }
+    moved = after(gaea_pc_darts(0.2, edge_learning_rate=0.7), slopes, steps=1, space=SPACE_1)
+    np.testing.assert_allclose(moved["operations"], jax.nn.softmax(-0.2 * slopes["operations"]), rtol=1e-5)
+    np.testing.assert_allclose(moved["inputs"][:3], jax.nn.softmax(-0.7 * jnp.arange(3.0)), rtol=1e-5)
+    np.testing.assert_allclose(moved["inputs"][3:], jax.nn.softmax(-0.7 * jnp.arange(4.0)), rtol=1e-5)
+    np.testing.assert_allclose(moved["output"], jax.nn.softmax(-0.7 * slopes["output"]), rtol=1e-5)
+    alike = after(gaea(0.7), slopes, steps=1, space=SPACE_1)
+    np.testing.assert_allclose(alike["inputs"], moved["inputs"], rtol=1e-5)
+    np.testing.assert_allclose(alike["operations"], jax.nn.softmax(-0.7 * slopes["operations"]), rtol=1e-5)
+    far = after(gaea_pc_darts(20.0, edge_learning_rate=20.0), slopes, steps=3, space=SPACE_1)
+    assert min(float(table.min()) for table in far.values()) == pytest.approx(1e-5, rel=1e-3)
 
 
 def test_gaea_learns_the_edges_where_it_is_given_a_step_for_them() -> None:

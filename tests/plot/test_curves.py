@@ -68,7 +68,7 @@ def test_entropy_has_a_line_a_choice_and_the_uniform_line(tmp_path, search_recor
 def test_entropy_has_a_panel_a_kind_of_choice(tmp_path, darts_records):
     operations, inputs, skips = plot.entropy_curve(darts_records(4), DARTS.choices, tmp_path / "a.png").axes
     titles = [axes.get_title(loc="left") for axes in (operations, inputs, skips)]
-    assert titles == ["operations of the edges", "inputs of the nodes", ""]
+    assert titles == ["operations", "inputs of the nodes", ""]
     for axes, names, value, ceiling, written in (
         (operations, ["normal", "reduce"], 2.0, math.log(8), "ln 8 = 2.079"),
         # The mean of as many logarithms as there are nodes: a quarter of ln 5!.

@@ -257,20 +257,3 @@ def drop_path(x: jax.Array, rate: jax.Array | float, key: jax.Array) -> jax.Arra
     keep = 1 - jnp.asarray(rate, jnp.float32)
     mask = jax.random.bernoulli(key, keep, (len(x), *[1] * (x.ndim - 1)))
     return x * (mask / keep).astype(x.dtype)
-
-
-def shuffle(x: jax.Array, groups: int) -> jax.Array:
-    """Interleaves groups of channels (ShuffleNet).
-
-    Args:
-      x: [..., C].
-      groups: number of groups, which divides C.
-
-    Returns:
-      [..., C].
-
-    Example:
-      >>> shuffle(jnp.arange(8), 4).tolist()
-      [0, 2, 4, 6, 1, 3, 5, 7]
-    """
-    return jnp.swapaxes(x.reshape(*x.shape[:-1], groups, -1), -1, -2).reshape(x.shape)

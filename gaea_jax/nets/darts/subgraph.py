@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gaea_jax.nets.darts.edges import Edges, Tables, Variables
-from gaea_jax.nets.darts.operations import Kind, apply, shuffle
+from gaea_jax.nets.darts.operations import Kind, apply
 from gaea_jax.nets.lowering import max_pool
 from gaea_jax.nets.lowering.window import apart
+from gaea_jax.nets.ops import shuffle
 from gaea_jax.spaces.darts import EDGES, NODES
 
 _FIRST = NODES[0]

@@ -13,7 +13,7 @@ from gaea_jax.errors import UsageError
 from gaea_jax.nets.active import active_parameters
 from gaea_jax.nets.burden import CHANNELS, burdens, shares, size
 from gaea_jax.nets.darts.edges import Edges, Rows, Tables, Variables, joined, layout, module_name
-from gaea_jax.nets.darts.operations import Kind, Operation, shuffle
+from gaea_jax.nets.darts.operations import Kind, Operation
 from gaea_jax.nets.darts.skeleton import (
     STEM_MULTIPLIER,
     Engine,
@@ -26,6 +26,7 @@ from gaea_jax.nets.darts.skeleton import (
 )
 from gaea_jax.nets.darts.subgraph import Operands, Plan, subgraph
 from gaea_jax.nets.lowering import gradient_once, max_pool
+from gaea_jax.nets.ops import shuffle
 from gaea_jax.nets.supernet import Mixture, supernet
 from gaea_jax.spaces.base import check_tables
 from gaea_jax.spaces.darts import CELLS, DARTS, EDGES, NODES

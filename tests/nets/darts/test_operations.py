@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from gaea_jax.nets.darts.operations import Kind, Operation, drop_path, shuffle
+from gaea_jax.nets.darts.operations import Kind, Operation, drop_path
 from gaea_jax.spaces.darts import KNOWN
 
 EPSILON = 1e-5
@@ -97,10 +97,6 @@ def test_pools_of_derived_networks_are_not_normalised() -> None:
     x = jnp.asarray(X, jnp.float32)
     expected = nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)), count_include_pad=False)
     chex.assert_trees_all_close(module.apply(module.init(jax.random.key(0), x, True), x, True)[0], expected, atol=1e-6)
-
-
-def test_shuffle_interleaves_groups() -> None:
-    assert shuffle(jnp.arange(8), 4).tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
 
 
 def test_drop_path_drops_whole_images_and_keeps_the_mean() -> None:

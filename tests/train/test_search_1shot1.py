@@ -1,0 +1,84 @@
+"""Searches of NAS-Bench-1Shot1: all choices are learnt, and what cannot search them says so."""
+
+import dataclasses
+import pathlib
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from gaea_jax.errors import UsageError
+from gaea_jax.spaces.nas_bench_1shot1 import SPACE_2
+from gaea_jax.train import SearchConfig, retrain, search
+from gaea_jax.train.genotype import read_genotype
+from gaea_jax.train.retrain import RetrainConfig
+
+CONFIG = SearchConfig(
+    space="nas_bench_1shot1_2",
+    method="gaea_pc_darts",
+    objective="bilevel",
+    steps=6,
+    report_every=2,
+    channels=4,
+    cells=3,
+    batch_size=8,
+    eval_images=16,
+)
+
+
+@pytest.fixture
+def table(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A table that has no cell of the space but the two of one pooling beside a direct way."""
+    adjacency = np.zeros((1, 7, 7), np.uint8)
+    for source, node in ((0, 1), (0, 2), (1, 2)):
+        adjacency[0, source, node] = 1
+    arrays = {
+        "num_vertices": np.full(1, 3, np.uint8),
+        "adjacency": adjacency,
+        "ops": np.array([[2, *[255] * 4]], np.uint8),
+        "epochs": np.array([108]),
+        "valid_acc": np.full((1, 1), 0.9, np.float32),
+        "params": np.ones(1, np.int32),
+    }
+    np.savez(tmp_path / "table.npz", **arrays)
+    return tmp_path / "table.npz"
+
+
+def test_a_search_learns_all_choices_and_resumes(
+    tmp_path: pathlib.Path, table: pathlib.Path, cut_back: pytest.FixtureRequest
+) -> None:
+    result = search(dataclasses.replace(CONFIG, table=table, out=tmp_path / "run"), devices=jax.devices()[:1])
+    last = result.records[-1]
+    assert last["entropy"].keys() == SPACE_2.choices.keys()
+    start = {name: choice.uniform() for name, choice in SPACE_2.choices.items()}
+    for name, weights in result.state.params["arch"].items():
+        assert float(np.abs(weights - start[name]).max()) > 1e-6
+    assert "skip_share" not in last
+    assert {"valid_accuracy", "derived_accuracy"} <= last.keys()
+    assert all(record["table"] == {"cifar10": None} for record in result.records)
+    assert (tmp_path / "run" / "plots" / "cell.png").exists()
+    assert (tmp_path / "run" / "plots" / "truth.png").exists()
+    space, genotype = read_genotype(str(tmp_path / "run" / "result.json"))
+    assert (space, genotype) == (SPACE_2, result.genotype)
+
+    cut = cut_back(tmp_path / "run", 4)
+    again = search(dataclasses.replace(CONFIG, table=table, out=cut, resume=True), devices=jax.devices()[:1])
+    chex.assert_trees_all_equal(again.state, result.state)
+    with pytest.raises(UsageError, match="space: nas_bench_1shot1_2 has no stand-alone networks; those with some"):
+        retrain(RetrainConfig(genotype=str(result.genotype), steps=1))
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["gdas", "gaea_gdas", "nasp", "entrannas", "gaea_entrannas", "entrannas_dst", "gaea_entrannas_dst"],
+)
+def test_methods_of_other_cells_are_refused(method: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UsageError, match=r"^(method|space): "):
+        search(dataclasses.replace(CONFIG, method=method, out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_random_search_draws_cells_of_the_space() -> None:
+    result = search(dataclasses.replace(CONFIG, method="random", steps=2), devices=jax.devices()[:1])
+    SPACE_2.check(result.genotype)
