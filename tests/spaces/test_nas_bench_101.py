@@ -39,14 +39,18 @@ def test_the_space_has_as_many_graphs_as_the_paper_counts() -> None:
     assert sum(by_nodes) == 423_624
 
 
-def test_the_largest_cells_have_as_many_edges_as_counted() -> None:
+@pytest.mark.parametrize(
+    ("nodes", "first", "expected"),
+    [(6, 5, [81, 1_260, 6_909, 19_701, 34_059]), (7, 6, [243, 6_264, 58_563, 294_012])],
+)
+def test_the_largest_cells_have_as_many_edges_as_counted(nodes: int, first: int, expected: list[int]) -> None:
     found = enumerate_cells()
     edges = np.bitwise_count(found.dags)
     sizes = 3 ** (found.nodes - 2)
     of_cell = np.repeat(edges, sizes)
-    seven = np.repeat(found.nodes == 7, sizes)
-    counts = [np.unique(found.cells[seven & (of_cell == number)]).size for number in (6, 7, 8, 9)]
-    assert counts == [243, 6_264, 58_563, 294_012]
+    of_size = np.repeat(found.nodes == nodes, sizes)
+    counts = [np.unique(found.cells[of_size & (of_cell == number)]).size for number in range(first, 10)]
+    assert counts == expected
 
 
 @pytest.mark.data
