@@ -87,7 +87,8 @@ class SearchConfig(RunConfig):
       table: file of a tabular benchmark, for the true accuracy of what is derived at every report.
       batch_size: images in a batch; PC-DARTS has 256, with a peak of 0.1.
       channels: width of the first stage.
-      cells: cells in each stage of NAS-Bench-201; for DARTS the number of layers, 8 in the papers.
+      cells: cells in each stage of NAS-Bench-201; for DARTS the number of layers, 8 in the papers, and for
+        NAS-Bench-1Shot1 that of all cells, 9.
       stem: what comes before the cells, "cifar" or "imagenet"; the latter divides the side of the image by 8 before the
         first cell, as in GAEA's search on ImageNet.
       learning_rate: peak of the cosine for the weights.
