@@ -16,7 +16,7 @@ from gaea_jax.errors import UsageError
 from gaea_jax.nets.darts.skeleton import reductions
 from gaea_jax.nets.lowering import max_pool
 from gaea_jax.nets.ops import Classifier, ReluConvNorm, shuffle
-from gaea_jax.nets.supernet import Mixture, supernet
+from gaea_jax.nets.supernet import Mixture, check_without_engine, supernet
 from gaea_jax.spaces.base import check_tables
 from gaea_jax.spaces.nas_bench_1shot1 import OPERATIONS, NASBench1Shot1
 
@@ -173,10 +173,7 @@ def _supernet_nas_bench_1shot1(
     shared: bool = False,
     **rest: Any,
 ) -> NASBench1Shot1Supernet:
-    if engine != "all" or shared:
-        raise UsageError("method", f"needs engine cells, which {space.name} has not; the DARTS space has them")
-    if stem != "cifar":
-        raise UsageError("stem", f"must be 'cifar' for {space.name}, not {stem!r}")
+    check_without_engine(space, stem, engine, shared)
     if cells < 3:
         raise UsageError("cells", f"must be 3 or more for {space.name}, not {cells}")
     if partial < 1 or channels % partial:

@@ -101,6 +101,24 @@ def supernet(
     raise TypeError(f"no supernet for a space of type {type(space).__name__}")
 
 
+def check_without_engine(space: Any, stem: str, engine: str | tuple[int, ...], shared: bool) -> None:
+    """Refuses what only supernets of the DARTS space have.
+
+    Args:
+      space: the search space.
+      stem: as for `supernet`, and so all that follow.
+      engine: which cells are engine cells.
+      shared: whether operations share features.
+
+    Raises:
+      UsageError: on ``method`` or ``stem``.
+    """
+    if engine != "all" or shared:
+        raise UsageError("method", f"needs engine cells, which {space.name} has not; the DARTS space has them")
+    if stem != "cifar":
+        raise UsageError("stem", f"must be 'cifar' for {space.name}, not {stem!r}")
+
+
 class MixedCell(nn.Module):
     """A NAS-Bench-201 cell in which every edge carries the weighted sum of its candidate operations.
 
@@ -294,10 +312,7 @@ def _supernet_nas_bench_201(
     shared: bool = False,
     **size: Any,
 ) -> NASBench201Supernet:
-    if engine != "all" or shared:
-        raise UsageError("method", f"needs engine cells, which {space.name} has not; the DARTS space has them")
     if partial != 1:
         raise UsageError("method", f"needs partial channels, which {space.name} has not; the DARTS space has them")
-    if stem != "cifar":
-        raise UsageError("stem", f"must be 'cifar' for {space.name}, not {stem!r}")
+    check_without_engine(space, stem, engine, shared)
     return NASBench201Supernet(space, **size)
