@@ -15,29 +15,10 @@ from jax.typing import DTypeLike
 from gaea_jax.errors import UsageError
 from gaea_jax.nets.darts.skeleton import reductions
 from gaea_jax.nets.lowering import max_pool
-from gaea_jax.nets.ops import Classifier, ReluConvNorm, shuffle
+from gaea_jax.nets.ops import Classifier, ConvNormRelu, ReluConvNorm, nas_bench_101_operation, shuffle
 from gaea_jax.nets.supernet import Mixture, check_without_engine, supernet
 from gaea_jax.spaces.base import check_tables
 from gaea_jax.spaces.nas_bench_1shot1 import OPERATIONS, NASBench1Shot1
-
-
-class ConvNormRelu(nn.Module):
-    """Convolution without bias, BatchNorm, ReLU.
-
-    Attributes:
-      features: output channels.
-      kernel: side of the square kernel; the padding is ``kernel // 2`` on each side.
-      dtype: compute type; parameters and BatchNorm statistics stay float32.
-    """
-
-    features: int
-    kernel: int
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """[B, H, W, C] to [B, H, W, features]."""
-        return nn.relu(ReluConvNorm(self.features, self.kernel, relu=False, dtype=self.dtype, name="linear")(x, train))
 
 
 class ChoiceBlock(nn.Module):
@@ -60,10 +41,7 @@ class ChoiceBlock(nn.Module):
 
         def operation(name: str) -> Any:
             def run(block: nn.Module, x: jax.Array) -> jax.Array:
-                if name == "maxpool3x3":
-                    return max_pool(x, 3, 1)
-                kernel = {"conv3x3-bn-relu": 3, "conv1x1-bn-relu": 1}[name]
-                return ConvNormRelu(seen, kernel, self.dtype, name=name)(x, train)
+                return nas_bench_101_operation(name, x, dtype=self.dtype, train=train, name=name)
 
             return run
 

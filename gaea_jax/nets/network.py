@@ -36,7 +36,7 @@ def network(
       space: the search space of the genotype.
       genotype: what the space's ``decode`` or ``parse`` returns.
       channels: C, the width of the first stage.
-      cells: number of cells (for NAS-Bench-201 the number in each of the three stages).
+      cells: number of cells (for NAS-Bench-201 and NAS-Bench-1Shot1 the number in each of the three stages).
       num_classes: number of logits.
       dtype: compute type; parameters and BatchNorm statistics are float32 whatever it is.
       auxiliary: whether there is a second classifier in the middle, which training alone uses. Of the DARTS space only,
@@ -84,6 +84,29 @@ def inherit(space: Any, variables: Mapping[str, Any], genotype: Any) -> dict[str
         than the supernet: with partial channels, or with the stem for ImageNet.
     """
     raise TypeError(f"no derived network for a space of type {type(space).__name__}")
+
+
+def check_plain(space: Any, auxiliary: bool, stem: str, remat: bool, shared: bool) -> None:
+    """Refuses what only networks of the DARTS space have.
+
+    Args:
+      space: the search space.
+      auxiliary: as for `network`, and so all that follow.
+      stem: what comes before the cells.
+      remat: whether cells are computed again.
+      shared: whether nodes share features.
+
+    Raises:
+      UsageError: on ``auxiliary_weight``, ``stem``, ``remat`` or ``share_features``.
+    """
+    if auxiliary:
+        raise UsageError("auxiliary_weight", f"must be 0 for {space.name}, which has no auxiliary head")
+    if stem != "cifar":
+        raise UsageError("stem", f"must be 'cifar' for {space.name}, not {stem!r}")
+    if remat:
+        raise UsageError("remat", f"is not for {space.name}; the DARTS space has it")
+    if shared:
+        raise UsageError("share_features", f"is not for {space.name}; the DARTS space has it")
 
 
 class DerivedCell(nn.Module):
@@ -166,14 +189,7 @@ def _network_nas_bench_201(
     **size: Any,
 ) -> NASBench201Network:
     space.check(genotype)
-    if auxiliary:
-        raise UsageError("auxiliary_weight", f"must be 0 for {space.name}, which has no auxiliary head")
-    if stem != "cifar":
-        raise UsageError("stem", f"must be 'cifar' for {space.name}, not {stem!r}")
-    if remat:
-        raise UsageError("remat", f"is not for {space.name}, whose networks are small")
-    if shared:
-        raise UsageError("share_features", f"is not for {space.name}; the DARTS space has it")
+    check_plain(space, auxiliary, stem, remat, shared)
     return NASBench201Network(genotype, **size)
 
 

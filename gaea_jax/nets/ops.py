@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from gaea_jax.nets.lowering import conv_general_dilated, each, moments, scale, sum_pool
+from gaea_jax.nets.lowering import conv_general_dilated, each, max_pool, moments, scale, sum_pool
 
 MOMENTUM = 0.9
 EPSILON = 1e-5
@@ -179,6 +179,44 @@ class ReluConvNorm(nn.Module):
         """[B, H, W, C] to ``weight`` times [B, H / stride, W / stride, features]; see `BatchNorm`."""
         x = conv(self.features, self.kernel, self.stride, dtype=self.dtype, name="conv")(nn.relu(x) if self.relu else x)
         return BatchNorm(self.features, self.affine, self.dtype, name="norm")(x, train, weight)
+
+
+class ConvNormRelu(nn.Module):
+    """Convolution without bias, BatchNorm, ReLU.
+
+    Attributes:
+      features: output channels.
+      kernel: side of the square kernel; the padding is ``kernel // 2`` on each side.
+      dtype: compute type; parameters and BatchNorm statistics stay float32.
+    """
+
+    features: int
+    kernel: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """[B, H, W, C] to [B, H, W, features]."""
+        return nn.relu(ReluConvNorm(self.features, self.kernel, relu=False, dtype=self.dtype, name="linear")(x, train))
+
+
+def nas_bench_101_operation(operation: str, x: jax.Array, *, dtype: DTypeLike, train: bool, name: str) -> jax.Array:
+    """Applies an operation of NAS-Bench-101; to be called in a compact method.
+
+    Args:
+      operation: one of `gaea_jax.spaces.nas_bench_101.OPERATIONS`.
+      x: [B, H, W, C].
+      dtype: compute type.
+      train: batch statistics if True, running statistics if not.
+      name: name of the submodule, where the operation has parameters.
+
+    Returns:
+      [B, H, W, C].
+    """
+    if operation == "maxpool3x3":
+        return max_pool(x, 3, 1)
+    kernel = {"conv3x3-bn-relu": 3, "conv1x1-bn-relu": 1}[operation]
+    return ConvNormRelu(x.shape[-1], kernel, dtype, name=name)(x, train)
 
 
 class Node(NamedTuple):

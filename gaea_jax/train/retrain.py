@@ -19,12 +19,13 @@ from gaea_jax.train.drive import Record, drive
 from gaea_jax.train.evaluate import accuracy_on
 from gaea_jax.train.genotype import read_genotype
 from gaea_jax.train.loop import Step
-from gaea_jax.train.recipe import PRESETS, USUAL_PRESETS, Preset, cosine, ramp, sgd, warmup_linear
+from gaea_jax.train.recipe import PRESETS, USUAL_PRESETS, Preset, cosine, ramp, rmsprop, sgd, warmup_linear
 from gaea_jax.train.step import Metrics, accuracy, cross_entropy
 from gaea_jax.versions import versions
 
 MOMENTUM = 0.9
 SCHEDULES = ("cosine", "warmup_linear")
+OPTIMIZERS = ("sgd", "rmsprop")
 # Stairs of the ascent of "warmup_linear" that are epochs; those that are steps are its share in the 250 of the recipe.
 _WARMUP_EPOCHS, _WARMUP_SHARE = 5, 1 / 50
 
@@ -39,8 +40,8 @@ _DROP_PATH = 2
 class RetrainConfig(RunConfig):
     """Which cell to train, on what, and how; see `RunConfig` for the other fields.
 
-    `gaea_jax.train.recipe` says where the presets come from, what is reported with them, and what they cost. All train
-    by SGD with momentum 0.9.
+    `gaea_jax.train.recipe` says where the presets come from, what is reported with them, and what they cost. All have a
+    momentum of 0.9.
 
     Attributes:
       space: name of the search space of the genotype; by default the one that its file or its JSON names, else
@@ -48,15 +49,17 @@ class RetrainConfig(RunConfig):
       genotype: the cell, in the grammar of the space, as JSON or by the name under which it was published; or a file
         with it, such as a search's ``result.json``.
       preset: the recipe that gives all of the following up to `stem` that are not given, `cutout`, `image_size` and
-        `jitter`, and the epochs where no length is given: "nas_bench_201", "nas_bench_201_short", "darts_cifar10" or
-        "darts_imagenet". By default the first for NAS-Bench-201 and "darts_cifar10" for the DARTS space.
+        `jitter`, and the epochs where no length is given: "nas_bench_201", "nas_bench_201_short", "nas_bench_101",
+        "darts_cifar10" or "darts_imagenet". By default the first for NAS-Bench-201, the third for NAS-Bench-1Shot1 and
+        "darts_cifar10" for the DARTS space.
       batch_size: images in a batch.
       channels: width of the first stage.
-      cells: cells in each stage of NAS-Bench-201; for DARTS the number of layers.
+      cells: cells in each stage of NAS-Bench-201 and of NAS-Bench-1Shot1; for DARTS the number of layers.
       learning_rate: peak of the schedule.
       schedule: of the learning rate: "cosine" to 0; or "warmup_linear", up in 5 epochs and straight down to 0 (in runs
         of `steps`, up in a fiftieth of them).
-      nesterov: whether the momentum looks ahead.
+      optimizer: "sgd", or "rmsprop" as NAS-Bench-101 set it.
+      nesterov: whether the momentum looks ahead, of SGD.
       weight_decay: L2 factor, on every parameter.
       clip_norm: largest global norm of the gradient; 0 for any.
       drop_path: probability, at the end of the run, of dropping a branch of a cell; it grows from 0 in a straight line.
@@ -77,6 +80,7 @@ class RetrainConfig(RunConfig):
     cells: int | None = None
     learning_rate: float | None = None
     schedule: str | None = None
+    optimizer: str | None = None
     nesterov: bool | None = None
     weight_decay: float | None = None
     clip_norm: float | None = None
@@ -218,7 +222,8 @@ def retrain(
     devices = devices if devices is not None else jax.local_devices()
     space, genotype = read_genotype(config.genotype, config.space)
     # The cell itself, not the file it came from: that may have changed when the run is resumed.
-    config, recipe = _filled(dataclasses.replace(config, space=space.name, genotype=str(genotype)))
+    config = dataclasses.replace(config, space=space.name, genotype=str(genotype))
+    config, recipe = _filled(config, USUAL_PRESETS[space.name])
     _check(config, recipe, len(devices))
     dataset = load_data(config, test=True)
     length = run_length(config, dataset.train.size, recipe.batch_size)
@@ -235,13 +240,7 @@ def retrain(
         shared=config.share_features,
     )
     net = make_net(auxiliary=recipe.auxiliary_weight > 0, remat=config.remat)
-    tx = sgd(
-        _learning_rate(config, recipe, length),
-        momentum=MOMENTUM,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov,
-        clip_norm=recipe.clip_norm or None,
-    )
+    tx = _optimizer(recipe, _learning_rate(config, recipe, length))
     step = make_train_step(
         net,
         tx,
@@ -379,13 +378,9 @@ def make_train_step(
     return step
 
 
-def _filled(config: RetrainConfig) -> tuple[RetrainConfig, Preset]:
+def _filled(config: RetrainConfig, usual: str) -> tuple[RetrainConfig, Preset]:
     """The configuration with what its preset gives, and that recipe."""
-    if config.space not in USUAL_PRESETS:
-        raise UsageError(
-            "space", f"{config.space} has no stand-alone networks; those with some: {', '.join(USUAL_PRESETS)}"
-        )
-    name = USUAL_PRESETS[config.space] if config.preset is None else config.preset
+    name = usual if config.preset is None else config.preset
     if name not in PRESETS:
         raise UsageError("preset", f"{name!r} is unknown; known are {', '.join(PRESETS)}")
     preset = dataclasses.asdict(PRESETS[name])
@@ -404,10 +399,21 @@ def _check(config: RetrainConfig, recipe: Preset, devices: int) -> None:
             raise UsageError(name, f"must be less than 1, not {getattr(recipe, name)}")
     if recipe.schedule not in SCHEDULES:
         raise UsageError("schedule", f"{recipe.schedule!r} is unknown; known are {', '.join(SCHEDULES)}")
+    if recipe.optimizer not in OPTIMIZERS:
+        raise UsageError("optimizer", f"{recipe.optimizer!r} is unknown; known are {', '.join(OPTIMIZERS)}")
+    if recipe.nesterov and recipe.optimizer != "sgd":
+        raise UsageError("nesterov", f"is for the optimizer 'sgd', not {recipe.optimizer!r}")
     share = recipe.batch_size // devices
     if share % config.accumulate:
         sentence = f"must divide the {share} images of a batch on a device, not {config.accumulate}"
         raise UsageError("accumulate", sentence)
+
+
+def _optimizer(recipe: Preset, learning_rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    decay, clip_norm = recipe.weight_decay, recipe.clip_norm or None
+    if recipe.optimizer == "rmsprop":
+        return rmsprop(learning_rate, momentum=MOMENTUM, weight_decay=decay, clip_norm=clip_norm)
+    return sgd(learning_rate, momentum=MOMENTUM, weight_decay=decay, nesterov=recipe.nesterov, clip_norm=clip_norm)
 
 
 def _learning_rate(config: RetrainConfig, recipe: Preset, length: Length) -> optax.Schedule:

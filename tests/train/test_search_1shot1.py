@@ -65,8 +65,20 @@ def test_a_search_learns_all_choices_and_resumes(
     cut = cut_back(tmp_path / "run", 4)
     again = search(dataclasses.replace(CONFIG, table=table, out=cut, resume=True), devices=jax.devices()[:1])
     chex.assert_trees_all_equal(again.state, result.state)
-    with pytest.raises(UsageError, match="space: nas_bench_1shot1_2 has no stand-alone networks; those with some"):
-        retrain(RetrainConfig(genotype=str(result.genotype), steps=1))
+
+
+def test_a_cell_is_trained_by_itself(tmp_path: pathlib.Path) -> None:
+    genotype = SPACE_2.random(np.random.default_rng(0))
+    config = RetrainConfig(genotype=str(genotype), steps=2, channels=4, cells=1, batch_size=8, out=tmp_path / "run")
+    result = retrain(config, devices=jax.devices()[:1])
+    assert (result.config.space, result.config.preset, result.genotype) == (SPACE_2.name, "nas_bench_101", genotype)
+    assert read_genotype(str(tmp_path / "run" / "result.json")) == (SPACE_2, genotype)
+    with pytest.raises(UsageError, match="nesterov: is for the optimizer 'sgd', not 'rmsprop'"):
+        retrain(RetrainConfig(genotype=str(genotype), steps=1, nesterov=True))
+    with pytest.raises(UsageError, match="optimizer: 'adam' is unknown; known are sgd, rmsprop"):
+        retrain(RetrainConfig(genotype=str(genotype), steps=1, optimizer="adam"))
+    with pytest.raises(UsageError, match="drop_path: must be 0 for cells of NAS-Bench-101"):
+        retrain(RetrainConfig(genotype=str(genotype), steps=1, drop_path=0.1))
 
 
 @pytest.mark.parametrize(
