@@ -1,11 +1,14 @@
 """What every script does around the library: flags to a configuration, errors to one line and an exit status."""
 
 import contextlib
+import dataclasses
 import io
+import os
 import pathlib
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
@@ -15,9 +18,37 @@ import platformdirs
 import tyro
 
 from gaea_jax.errors import UsageError
+from gaea_jax.processes import LostProcessError, connect
 from gaea_jax.train import DivergedError, Interrupted
 
 Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Processes:
+    """Whether the script is one of several processes that make one run; see `gaea_jax.processes.connect`.
+
+    Attributes:
+      distributed: join the other processes that a cluster has started: Slurm, Open MPI, Kubernetes or a Cloud TPU.
+      coordinator: join them without a cluster: the same HOST:PORT for all, where process 0 listens.
+      processes: how many there are, with `coordinator`.
+      process: number of this one, from 0, with `coordinator`.
+    """
+
+    distributed: bool = False
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+
+    def join(self) -> None:
+        """Joins the other processes, if there are to be any.
+
+        Raises:
+          UsageError: on a flag of these.
+        """
+        named = (self.coordinator, self.processes, self.process)
+        if self.distributed or named != (None, None, None):
+            connect(*named)
 
 
 def main(run: Callable[[Config], None], config: type[Config], description: str) -> None:
@@ -45,8 +76,8 @@ def keep_programs() -> None:
 def guarded(read: Callable[[str], Config], run: Callable[[Config], None]) -> None:
     """Reads the flags, runs, and exits; every error of use is one line.
 
-    The exit status is 0 after a finished run, 1 after a diverged one, 2 for a wrong flag and 128 plus the number of the
-    signal for a run that a signal ended.
+    The exit status is 0 after a finished run, 1 after a diverged one or where another process of the run ended, 2 for a
+    wrong flag and 128 plus the number of the signal for a run that a signal ended.
 
     Args:
       read: makes of the flags, by tyro, what ``run`` takes; called with the name of the program.
@@ -60,11 +91,19 @@ def guarded(read: Callable[[str], Config], run: Callable[[Config], None]) -> Non
         fail(2, f"--{error.argument.replace('_', '-')}: {error.sentence}")
     except DivergedError as error:
         fail(1, str(error))
+    except LostProcessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        _leave(1)
     except Interrupted as stop:
         name = signal.Signals(stop.signal).name
         fail(128 + stop.signal, f"{name} at step {stop.step}: the state is saved, continue with --resume")
     except KeyboardInterrupt:
         fail(128 + signal.SIGINT, "SIGINT: stopped at once, without saving")
+    except Exception:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        _leave(1)
 
 
 def _one_line(read: Callable[[str], Config]) -> Config:
@@ -77,6 +116,13 @@ def _one_line(read: Callable[[str], Config]) -> Config:
         if stop.code:
             fail(2, f"{_first_paragraph(said.getvalue())} (all flags: --help)")
         raise
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends one of several processes at once: an orderly end would wait for the others, which wait for this one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def fail(status: int, sentence: str) -> NoReturn:

@@ -4,7 +4,8 @@ Runs that differ only in their seed are a group: one line, the mean over its see
 standard deviation, as the GAEA paper reports them. The seeds of a group need not have reported at the same steps: each
 is read off at the steps of all, from where the last of them begins to where the shortest ends. Between two reports,
 entropy and training accuracy run straight, while the derived cell, and with it true accuracy and rank, stays that of
-the report before. The time of a step is its mean over the seeds.
+the report before; where the table of one of the seeds does not have its cell, there is no mean. The time of a step is
+its mean over the seeds.
 """
 
 import dataclasses
@@ -187,23 +188,28 @@ def quantities(runs: Sequence[Run]) -> dict[plot.Panel, Read]:
     Returns:
       For each quantity how it is drawn, and a function of a report that gives it, or None where the report lacks it.
     """
-    datasets = {
-        name: found.get("metric", "test")
+    tables = [
+        (name, found)
         for one in runs
         for record in one.records
         for name, found in (record.get("table") or {}).items()
         if found
-    }
+    ]
+    metrics = dict.fromkeys((name, found.get("metric", "test")) for name, found in tables)
+    ranked = dict.fromkeys((name, found.get("cells")) for name, found in tables if name == tables[0][0])
     found: dict[plot.Panel, Read] = {plot.Panel("entropy", "mean entropy (nats)"): lambda record: record.get("entropy")}
     if not all("table" in one.records[-1] for one in runs):
         found[plot.Panel("accuracy", "training accuracy (%)")] = lambda record: record.get("accuracy")
         found[plot.Panel("test_accuracy", "test accuracy (%)")] = lambda record: record.get("test_accuracy")
-    for name, metric in datasets.items():
+    for name, metric in metrics:
         label = f"{name}:\ntrue {metric} accuracy (%)"
-        found[plot.Panel(f"{name} {metric}", label, held=True)] = functools.partial(_truth, name, metric)
-    for name in [*datasets][:1]:
-        label = f"{name}:\nrank (1 is best)"
-        found[plot.Panel(f"{name} rank", label, held=True, rank=True)] = functools.partial(_truth, name, "rank")
+        found[plot.Panel(f"{name} {metric}", label, held=True)] = functools.partial(
+            _truth, name, "metric", metric, metric
+        )
+    for name, cells in ranked:
+        of = "" if cells is None else f" of {cells:,}"
+        read = functools.partial(_truth, name, "cells", cells, "rank")
+        found[plot.Panel(f"{name} rank{of}", f"{name}:\nrank{of} (1 is best)", held=True, rank=True)] = read
     return found
 
 
@@ -307,8 +313,11 @@ def _in_words(flag: str, value: Any) -> str:
     return f"default {name}" if value is None else f"{name} {value}"
 
 
-def _truth(dataset: str, name: str, record: Record) -> float | None:
-    return ((record.get("table") or {}).get(dataset) or {}).get(name)
+def _truth(dataset: str, kind: str, wanted: Any, name: str, record: Record) -> float | None:
+    """What a table says of a cell, if it is a table of the wanted kind: of that metric, or of so many cells."""
+    found = (record.get("table") or {}).get(dataset) or {}
+    usual = "test" if kind == "metric" else None
+    return found.get(name) if found.get(kind, usual) == wanted else None
 
 
 def _known(result: Record) -> Record:
@@ -319,16 +328,16 @@ def _statistics(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(values.mean()), "std": float(values.std())}
 
 
-def _curve(runs: Sequence[Run], read: Read, held: bool) -> dict[str, list[float]] | None:
+def _curve(runs: Sequence[Run], read: Read, held: bool) -> dict[str, Any] | None:
     """Mean and deviation over runs at the steps that lie within all of them; None if a run lacks the quantity."""
     series = []
     for one in runs:
-        points = [
-            (record["step"], record["wall_s"], read(record)) for record in one.records if read(record) is not None
-        ]
-        if not points:
+        points = [(record["step"], record["wall_s"], read(record)) for record in one.records]
+        known = [point for point in points if point[2] is not None]
+        if not known:
             return None
-        series.append(np.array(points, np.float64).T)
+        # A cell that the table lacks ends the stretch of the one before; None becomes NaN.
+        series.append(np.array(points if held else known, np.float64).T)
     steps = np.unique(np.concatenate([step for step, _, _ in series]))
     first, last = max(step[0] for step, _, _ in series), min(step[-1] for step, _, _ in series)
     steps = steps[(first <= steps) & (steps <= last)]
@@ -343,9 +352,14 @@ def _curve(runs: Sequence[Run], read: Read, held: bool) -> dict[str, list[float]
     return {
         "step": steps.astype(int).tolist(),
         "wall_s": times.mean(axis=0).tolist(),
-        "mean": values.mean(axis=0).tolist(),
-        "std": values.std(axis=0).tolist(),
+        "mean": _or_none(values.mean(axis=0)),
+        "std": _or_none(values.std(axis=0)),
     }
+
+
+def _or_none(values: np.ndarray) -> list[float | None]:
+    """Numbers for JSON, which has no NaN."""
+    return [None if np.isnan(value) else value for value in values.tolist()]
 
 
 if __name__ == "__main__":

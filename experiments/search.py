@@ -10,13 +10,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.cli import main
+from experiments.cli import Processes, main
 from gaea_jax.errors import UsageError
+from gaea_jax.processes import is_first
 from gaea_jax.train import SearchConfig, SearchResult, search, sweep
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(SearchConfig):
+class Flags(SearchConfig, Processes):
     """The flags: a `SearchConfig`, whose cells the DARTS family calls layers, and what to run of it at once.
 
     Attributes:
@@ -34,12 +35,15 @@ class Flags(SearchConfig):
 
 def run(flags: Flags) -> None:
     """Runs one search, or all of a sweep."""
+    flags.join()
     fields = {field.name: getattr(flags, field.name) for field in dataclasses.fields(SearchConfig)}
     if flags.out is None:
         fields["out"] = pathlib.Path("runs", "-".join(("search", flags.space, flags.method, flags.dataset)))
     config = SearchConfig(**fields)
     if flags.seeds is None and not flags.learning_rates and not flags.arch_learning_rates:
-        show(search(config))
+        result = search(config)
+        if is_first():
+            show(result)
         return
     results = sweep(swept(config, flags))
     for result in results:
@@ -91,21 +95,21 @@ def sum_up(results: list[SearchResult]) -> dict[str, Any]:
       ``learning_rate``, ``arch_learning_rate`` (None for the method's own) and ``seeds``; and, each with ``mean`` and
       population standard deviation, ``std``, as the GAEA paper reports them: of the last report ``loss``, ``accuracy``
       and, where images are held out, ``valid_accuracy``; and by data set ``table``, the true accuracy and its
-      ``metric``, where the table has all of the cells.
+      ``metric``, over those ``known`` of the cells that the table has.
     """
     rate, arch_rate = _rates(results[0])
     last = [result.records[-1] for result in results]
     names = [name for name in ("loss", "accuracy", "valid_accuracy") if name in last[0]]
     tables = [result.table or {} for result in results]
-    known = [name for name in tables[0] if all(table[name] for table in tables)]
-    metrics = {name: tables[0][name]["metric"] for name in known}
+    found = {name: [table[name] for table in tables if table[name]] for name in tables[0]}
+    metrics = {name: entries[0]["metric"] for name, entries in found.items() if entries}
     return {
         "learning_rate": rate,
         "arch_learning_rate": arch_rate,
         "seeds": [result.config.seed for result in results],
         **{name: spread([record[name] for record in last]) for name in names},
         "table": {
-            name: {"metric": metric, **spread([table[name][metric] for table in tables])}
+            name: {"metric": metric, "known": len(found[name]), **spread([entry[metric] for entry in found[name]])}
             for name, metric in metrics.items()
         },
     }
@@ -122,8 +126,12 @@ def line(group: dict[str, Any], flags: Flags) -> str:
     of = "".join(f"{name.replace('_', ' ')} {group[name]:g}, " for name in names)
     found = {f"{name}: {accuracy['metric']}": accuracy for name, accuracy in group["table"].items()}
     found = found or {name.replace("_", " "): group[name] for name in ("accuracy", "valid_accuracy") if name in group}
-    texts = (f"{name} {value['mean']:.2f} ± {value['std']:.2f} %" for name, value in found.items())
     count = len(group["seeds"])
+    texts = (
+        f"{name} {value['mean']:.2f} ± {value['std']:.2f} %"
+        + (f" ({value['known']} of {count} cells in the table)" if value.get("known", count) < count else "")
+        for name, value in found.items()
+    )
     return f"{of}{count} seed{'s' * (count > 1)}: {', '.join(texts)}"
 
 

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from gaea_jax import processes
 from gaea_jax.errors import UsageError
 
 Tree = TypeVar("Tree")
@@ -42,8 +43,9 @@ class CheckpointError(UsageError):
 class Checkpoints:
     """The checkpoints of one run in one folder, a sub-folder a step.
 
-    A context manager: leaving it waits until every save is complete. It is for one thread of one process,
-    and nothing else may write to the folder meanwhile. What a killed process left unfinished is removed.
+    A context manager: leaving it waits until every save is complete. It is for one thread, and nothing else may write
+    to the folder meanwhile. Of several processes that make one run the first saves, and all restore. What a killed
+    process left unfinished is removed.
 
     A tree is any pytree whose leaves are JAX arrays (with typed PRNG keys), NumPy arrays or Python numbers.
     Only leaves are stored: structure, static fields and empty states come from ``like`` of :meth:`restore`.
@@ -81,11 +83,15 @@ class Checkpoints:
         except OSError as error:
             reason = f"{self._folder} cannot be written to ({error.strerror}); name a folder that can"
             raise UsageError("out", reason) from error
+        own = jax.process_index()
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
+                create=False,
                 preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=processes.is_first(),
+                # Each process by itself: one that is lost must not leave others waiting inside a save.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(own, {own}, f"process {own}"),
                 # Otherwise opening reads every step's times and logs an error where they are damaged.
                 lightweight_initialize=True,
             ),
@@ -280,8 +286,8 @@ def _restored(like: Any, values: np.ndarray) -> Any:
     # An array put on a named device is committed to it; one that was not must stay free to follow the others.
     sharding = like.sharding if like.committed else None
     if _is_key(like):
-        return jax.device_put(jax.random.wrap_key_data(jnp.asarray(values), impl=jax.random.key_impl(like)), sharding)
-    return jax.device_put(values, sharding)
+        return processes.put(jax.random.wrap_key_data(jnp.asarray(values), impl=jax.random.key_impl(like)), sharding)
+    return processes.put(values, sharding)
 
 
 def _digest(array: str, piece: np.ndarray) -> str:

@@ -16,6 +16,9 @@ from gaea_jax.spaces import nas_bench_101
 from gaea_jax.spaces.grammar import FIRST_OPERATION, INPUT, OUTPUT, CellGraph
 from gaea_jax.spaces.nas_bench_1shot1 import Genotype, NASBench1Shot1
 
+# The arrays of a table by the accuracy that they have.
+COLUMNS = {"valid": "valid_acc", "test": "test_acc"}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CellTable:
@@ -40,11 +43,11 @@ class CellTable:
         """What ranks and oracles are of: "test" where the table has it, "valid" where not."""
         return "test" if "test" in self.benchmark.reported else "valid"
 
-    def query(self, genotype: Genotype, metric: str | None = None) -> float | None:
+    def query(self, genotype: Genotype | nas_bench_101.Genotype, metric: str | None = None) -> float | None:
         """The accuracy of a cell after the longest training, on CIFAR-10.
 
         Args:
-          genotype: a cell of the space.
+          genotype: a genotype of the space, or any cell of NAS-Bench-101.
           metric: ``"valid"`` or ``"test"``, `metric` by default.
 
         Returns:
@@ -53,9 +56,13 @@ class CellTable:
         Raises:
           UsageError: for a genotype of another space, or a metric that the table does not have.
         """
-        self.space.check(genotype)
         check_has(metric=(metric or self.metric, list(self.benchmark.reported)))
-        row = int(self.benchmark.candidates.index(nas_bench_101.graphs([genotype.cell()]))[0])
+        if isinstance(genotype, nas_bench_101.Genotype):
+            cell = genotype
+        else:
+            self.space.check(genotype)
+            cell = genotype.cell()
+        row = int(self.benchmark.candidates.index(nas_bench_101.graphs([cell]))[0])
         return None if row < 0 else float(self.benchmark.reported[metric or self.metric][row])
 
     def summary(self, genotype: Genotype) -> dict[str, dict[str, float | int | str] | None]:
@@ -100,7 +107,10 @@ def load_cells(path: Path, space: NASBench1Shot1) -> CellTable:
     Raises:
       UsageError: on ``table``.
     """
-    return CellTable(space, nas_bench_101_benchmark(path, Signal()))
+    there = [metric for metric, column in COLUMNS.items() if column in read_arrays(path, (*COLUMNS.values(),))]
+    if not there:
+        raise UsageError("table", f"{path} has neither {' nor '.join(COLUMNS.values())}")
+    return CellTable(space, nas_bench_101_benchmark(path, Signal(metric=there[0])))
 
 
 def nas_bench_101_benchmark(path: Path, signal: Signal) -> Benchmark:
@@ -125,11 +135,10 @@ def nas_bench_101_benchmark(path: Path, signal: Signal) -> Benchmark:
     vertices, adjacency, operations, epochs, parameters = all_arrays(path, names).values()
     _check_cells(path, vertices, adjacency, operations)
     check_known("identity", signal.identity, ("cell",))
-    columns = {"valid": "valid_acc", "test": "test_acc"}
-    others = read_arrays(path, (*columns.values(), "op_names"))
+    others = read_arrays(path, (*COLUMNS.values(), "op_names"))
     if others.get("op_names", np.array(nas_bench_101.OPERATIONS)).tolist() != list(nas_bench_101.OPERATIONS):
         raise UsageError("table", f"{path}: op_names wants {', '.join(nas_bench_101.OPERATIONS)}, in this order")
-    there = [metric for metric, column in columns.items() if column in others]
+    there = [metric for metric, column in COLUMNS.items() if column in others]
     if epochs.ndim != 1 or epochs.dtype.kind not in "iu" or not len(epochs):
         raise UsageError("table", f"{path}: epochs is {epochs.dtype} {epochs.shape}; wants whole numbers")
     rows, known, longest = len(vertices), epochs.tolist(), int(epochs.max())
@@ -137,10 +146,10 @@ def nas_bench_101_benchmark(path: Path, signal: Signal) -> Benchmark:
     check_has(dataset=(signal.dataset, ["cifar10"]), metric=(signal.metric, there), epochs=(length, known))
 
     def percents(metric: str, place: int) -> np.ndarray:
-        values = others[columns[metric]]
+        values = others[COLUMNS[metric]]
         fits = values.shape == (rows, len(known)) and values.dtype.kind == "f"
         if not fits or not (values.min() >= 0 and values.max() <= 1):
-            raise UsageError("table", f"{path}: {columns[metric]} wants ({rows}, {len(known)}) numbers from 0 to 1")
+            raise UsageError("table", f"{path}: {COLUMNS[metric]} wants ({rows}, {len(known)}) numbers from 0 to 1")
         return (100 * values[:, place]).astype(np.float32)
 
     none = nas_bench_101.GRAMMAR.none

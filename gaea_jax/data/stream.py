@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from gaea_jax import processes
 from gaea_jax.data.augment import Recipe
 from gaea_jax.data.order import KINDS, Order
 from gaea_jax.data.splits import StoredSplit
@@ -117,7 +118,7 @@ class Stream:
         Args:
           sharding: of the run's state, on all devices of the mesh.
         """
-        self._recipes = jax.device_put(self._recipes, sharding)
+        self._recipes = processes.put(self._recipes, sharding)
         self._sharding = NamedSharding(sharding.mesh, PartitionSpec(sharding.mesh.axis_names))
 
     def get_state(self) -> dict[str, Any]:
@@ -165,7 +166,7 @@ class Stream:
         self.close()
 
     def _finished(self, step: int | jax.Array, arrays: Any) -> Any:
-        return _prepared(self._recipes, step, jax.device_put(arrays, self._sharding))
+        return _prepared(self._recipes, step, processes.put(arrays, self._sharding))
 
     def _reader(self) -> Any:
         if self._iterator is None:

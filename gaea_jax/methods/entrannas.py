@@ -11,7 +11,7 @@ import optax
 
 from gaea_jax import simplex
 from gaea_jax.errors import UsageError
-from gaea_jax.methods.base import Arch, Evaluate, Memory, Method, Space, Tables, learnt
+from gaea_jax.methods.base import Arch, Evaluate, Memory, Method, Space, Tables, learnt, learnt_operations
 from gaea_jax.methods.darts import darts
 from gaea_jax.methods.gaea import gaea
 from gaea_jax.nets import Mixture
@@ -114,6 +114,10 @@ def _with_transit(
     if selection not in SELECTIONS:
         raise UsageError("selection", f"{selection!r} is unknown; known are {', '.join(SELECTIONS)}")
 
+    def init(space: Space, key: jax.Array) -> Arch:
+        learnt_operations(space)
+        return method.init(space, key)
+
     def remember(space: Space, arch: Arch, memory: Memory, step: jax.typing.ArrayLike) -> Memory:
         weights = method.weights(space, arch)
         if selection == "edges":
@@ -128,9 +132,8 @@ def _with_transit(
     def derive(space: Space, arch: Arch, memory: Memory, key: jax.Array, evaluate: Evaluate | None) -> object:
         return space.decode(memory)
 
-    return method._replace(
-        mixture=mixture, derive=derive, remember=remember, net=MappingProxyType({"engine": engine, "shared": shared})
-    )
+    net = MappingProxyType({"engine": engine, "shared": shared})
+    return method._replace(init=init, mixture=mixture, derive=derive, remember=remember, net=net)
 
 
 def nodes_of_edges(space: Space) -> dict[str, tuple[int, ...]]:
@@ -148,6 +151,8 @@ def nodes_of_edges(space: Space) -> dict[str, tuple[int, ...]]:
     """
     inputs = learnt(space, optional=True).values()
     found = {choice.weighs: choice.segments for choice in inputs if choice.weighs and choice.segments}
+    if not found:
+        raise UsageError("space", f"{space.name} does not choose the edges into a node, which the method counts")
     if any("none" in space.choices[name].options for name in found):
         raise UsageError("space", f"{space.name} has the operation none; use its variant without")
     return found

@@ -62,7 +62,7 @@ def gaea_pc_darts(
       partial: as for `pc_darts`.
       clip_norm: largest global norm of the architecture gradient, or None; 5 in the authors' search on ImageNet.
       entropy_weight: factor of the divergence of the operations' mixture from uniform, in nats; 0 in the paper.
-      min_prob: floor of an operation's weight, as for `gaea`.
+      min_prob: floor of a weight, but those of edges, as for `gaea`.
       clamp: as for `gaea`.
 
     Returns:

@@ -1,10 +1,12 @@
 """The relaxed network of NAS-Bench-1Shot1: choice blocks that mix operations, and read mixtures of what is before them.
 
 As GAEA's authors released it, from which its parameters can be counted: the output of a cell joins a projection of its
-input and all blocks. BatchNorm has learnt scales here, and no pooling is normalised.
+input and all blocks. BatchNorm has learnt scales here, and no pooling is normalised. The released code hardly averages
+BatchNorm's statistics (a factor of TensorFlow in PyTorch's place); here they are averaged as everywhere.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +15,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from gaea_jax.errors import UsageError
+from gaea_jax.nets.active import active_parameters
 from gaea_jax.nets.darts.skeleton import reductions
 from gaea_jax.nets.lowering import max_pool
 from gaea_jax.nets.ops import Classifier, ConvNormRelu, ReluConvNorm, nas_bench_101_operation, shuffle
@@ -137,6 +140,31 @@ class NASBench1Shot1Supernet(nn.Module):
             x = ChoiceCell(self.space, features, self.partial, self.dtype, name=f"cell_{number}")(x, mixture, train)
         x = ReluConvNorm(features, 1, affine=False, dtype=self.dtype, name="last")(x, train)
         return Classifier(self.num_classes, name="classifier")(x)
+
+
+@active_parameters.register
+def _active_nas_bench_1shot1(net: NASBench1Shot1Supernet, params: Mapping[str, Any], mixture: Mixture) -> Any:
+    if mixture.active is None:
+        return jax.tree.map(lambda _: True, params)
+    operations, output = mixture.active["operations"], mixture.active["output"][0]
+    rows = net.space.by_block(mixture.active["inputs"])
+    blocks = range(1, net.space.blocks + 1)
+    # Whether the output comes to read a block, by itself or by way of others.
+    counts: dict[int, jax.Array] = {}
+    for block in reversed(blocks):
+        readers = [counts[reader] & rows[reader][block] if reader in rows else counts[reader] for reader in counts]
+        counts[block] = functools.reduce(jnp.logical_or, readers, output[block])
+    active: dict[tuple[str, ...], jax.Array] = {("input_output",): output[0]}
+    for block in blocks:
+        active[f"input_{block}",] = counts[block] & rows[block][0] if block in rows else counts[block]
+        for option, operation in enumerate(OPERATIONS):
+            active[f"block_{block}", operation] = counts[block] & operations[block - 1, option]
+
+    def mask(path: tuple[Any, ...], _: jax.Array) -> jax.Array | bool:
+        names = tuple(entry.key for entry in path[1:3])
+        return active.get(names, active.get(names[:1], True))
+
+    return jax.tree_util.tree_map_with_path(mask, params)
 
 
 @supernet.register

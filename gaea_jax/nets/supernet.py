@@ -78,7 +78,7 @@ def supernet(
       num_classes: number of logits.
       dtype: compute type, to which a cell rounds the mixture; parameters and BatchNorm statistics are float32
         whatever it is.
-      partial: K of PC-DARTS: operations see the first 1 / K of the channels. Of the DARTS space only.
+      partial: K of PC-DARTS: operations see the first 1 / K of the channels. Not of NAS-Bench-201.
       stem: ``"cifar"``, or ``"imagenet"``, which divides the size of the image by 8 before the first cell. The latter
         of the DARTS space only.
       engine: which cells are engine cells and read the mixture; the others read its ``transit``. ``"all"``, ``"none"``,
@@ -88,8 +88,8 @@ def supernet(
 
     Returns:
       A Linen module with ``apply(variables, x, mixture, train=...)``: normalised images x [B, H, W, channels of
-      the image], H and W divisible by 4 (by 32 with the ImageNet stem), and a `Mixture` to logits [B, num_classes],
-      float32 at least. Collections: ``params`` and ``batch_stats``.
+      the image], H and W divisible by 4 (by 32 with the ImageNet stem; any for NAS-Bench-1Shot1), and a `Mixture` to
+      logits [B, num_classes], float32 at least. Collections: ``params`` and ``batch_stats``.
 
     Raises:
       TypeError: there is no supernet for this kind of space.
@@ -313,6 +313,9 @@ def _supernet_nas_bench_201(
     **size: Any,
 ) -> NASBench201Supernet:
     if partial != 1:
-        raise UsageError("method", f"needs partial channels, which {space.name} has not; the DARTS space has them")
+        raise UsageError(
+            "method",
+            f"needs partial channels, which {space.name} has not; the DARTS space and NAS-Bench-1Shot1 have them",
+        )
     check_without_engine(space, stem, engine, shared)
     return NASBench201Supernet(space, **size)

@@ -37,7 +37,8 @@ def comparison(groups: Sequence[Mapping[str, Any]], panels: Sequence[Panel], pat
 
     Args:
       groups: each with ``label``; ``seeds``, one for each of its runs; and ``curves``, name to equally long lists
-        ``step``, ``wall_s`` (seconds), ``mean`` and ``std``. A group may lack some of the curves.
+        ``step``, ``wall_s`` (seconds), ``mean`` and ``std``, the last two with None where nothing is known. A group may
+        lack some of the curves.
       panels: what to draw, from top to bottom: over the steps on the left, over the time on the right.
       path: the file to write, PNG or PDF by its name; its folder is made if it is absent.
 

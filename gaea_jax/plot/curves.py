@@ -204,7 +204,7 @@ def truth_curve(records: Records, path: str | os.PathLike[str]) -> Figure:
         if there:
             metric, oracle = there[-1].get("metric", "test"), there[-1]["oracle"]
             _ceiling(axes, oracle, f"oracle: {oracle:.2f} %")
-            accuracies = [entry[metric] if entry else np.nan for entry in entries]
+            accuracies = [(entry or {}).get(metric, np.nan) for entry in entries]
             axes.step(steps, accuracies, where="post", color=COLOURS[0], **marker(steps))
             axes.set_ylabel(f"{WORDS[metric]} accuracy (%)")
             if last:

@@ -237,9 +237,11 @@ class NASBench1Shot1:
             if isinstance(error, UsageError):
                 raise
             raise UsageError("genotype", f"{reprlib.repr(text)} is not of the form {_JSON}") from error
-        if not str(space).startswith(_FAMILY) or len(record) != 3:
+        if len(record) != 3:
             raise UsageError("genotype", f"{reprlib.repr(text)} is not of the form {_JSON}")
         self.check(genotype)
+        if space != self.name:
+            raise UsageError("genotype", f"says that it is of {reprlib.repr(space)}; wants one of {self.name}")
         return genotype
 
     def check(self, genotype: Genotype) -> None:

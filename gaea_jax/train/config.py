@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gaea_jax import processes
 from gaea_jax.data import IMAGENET_JITTER, Dataset, load_dataset, open_dataset
 from gaea_jax.errors import UsageError
 from gaea_jax.train.folder import RunFolder
@@ -193,9 +194,17 @@ def open_folder(config: RunConfig, digests: Mapping[str, str | None] | None = No
             raise UsageError("tensorboard", "needs the folder of the run, --out")
         return None
     identity = {**config.identity(), **(digests or {})}
-    if config.resume:
-        return RunFolder.reopen(config.out, identity, config.tensorboard)
-    return RunFolder.create(config.out, config.fields(), identity, config.tensorboard)
+    out, tensorboard = config.out, config.tensorboard
+
+    def opened() -> RunFolder:
+        if config.resume:
+            return RunFolder.reopen(out, identity, tensorboard)
+        return RunFolder.create(out, config.fields(), identity, tensorboard)
+
+    folder = processes.first(opened) or RunFolder(out, identity)
+    if not all(seen for (seen,) in processes.agreed((out / "config.json").exists())):
+        raise UsageError("out", f"{out} must be on a file system that all processes share")
+    return folder
 
 
 def compute_dtype(config: RunConfig) -> jax.typing.DTypeLike:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from gaea_jax import processes
 from gaea_jax.checkpoint import Checkpoints
 from gaea_jax.data import Stream
 from gaea_jax.metrics import progress
@@ -106,7 +107,7 @@ def drive(
       folder: where to write; None writes nothing.
       resume: continue from the newest checkpoint of the folder (from the first step, if there is none yet).
       loop: see `gaea_jax.train.run`.
-      devices: the run is spread over these; all local ones by default.
+      devices: the run is spread over these, those of all processes if there are several; all by default.
       parallel: how it is; by default each batch.
       on_report: called with every record.
 
@@ -114,18 +115,19 @@ def drive(
       The `Run`.
 
     Raises:
-      Interrupted: SIGINT or SIGTERM arrived; the state was saved.
+      Interrupted: SIGINT or SIGTERM arrived, at any of the processes; the state was saved.
       DivergedError: loss, gradient or state is not finite; that state was not saved.
+      LostProcessError: another process of the run ended.
       CheckpointError: the run cannot be resumed.
       UsageError: ``loop`` does not suit the source.
     """
-    step, sharding = parallel(step, devices if devices is not None else jax.local_devices())
+    step, sharding = parallel(step, devices if devices is not None else jax.devices())
     replicated = NamedSharding(sharding.mesh, PartitionSpec())
     stream = source if isinstance(source, Stream) else None
     if stream:
         stream.place(replicated)
     else:
-        source = jax.device_put(source, replicated)
+        source = processes.put(source, replicated)
     blank = stream.blank() if stream else None
     state = _placed(jax.eval_shape(create, key), sharding)
     metrics = jax.eval_shape(lambda state: step(state, source(state.step) if blank is None else blank)[1], state)
@@ -145,30 +147,33 @@ def drive(
             stack.enter_context(stream)
         checkpoints = stack.enter_context(folder.checkpoints()) if folder else None
         steps = checkpoints.steps() if checkpoints and resume else []
+        newest, _ = processes.agreed(max(steps, default=0), 0)[0]
         start = time.monotonic()
         with ThreadPoolExecutor(1) as thread:
             # Both take long to compile, and XLA does so on one thread.
             drawn = thread.submit(compiled_once(create), key)
-            if stream is None and until not in steps:
+            if stream is None and newest < until:
                 compile_ahead(advance, _Tallied(state, sums, count), source, loop)
         # A copy, because the loop donates it: the source may hold the same key, and the caller may want the state
-        # again. (`device_put` makes none where an array stays on its device.)
-        state = jax.device_put(jax.tree.map(jnp.copy, drawn.result()), sharding)
+        # again. (`put` makes none where an array stays on its device.)
+        state = processes.put(jax.tree.map(jnp.copy, drawn.result()), sharding)
         tallied = _Tallied(
             state, *jax.tree.map(lambda shape: jnp.zeros_like(shape, device=shape.sharding), (sums, count))
         )
         records: list[Record] = []
         before = 0.0
         if folder and checkpoints and resume:
-            if steps:
-                _, (tallied, before, place) = checkpoints.restore(saved(tallied, before))
+            if newest:
+                _, (tallied, before, place) = checkpoints.restore(saved(tallied, before), newest)
                 if stream:
                     stream.set_state(place)
-            folder.log.rewind(int(tallied.step))
+            reached = int(tallied.step)
+            processes.first(lambda: folder.log.rewind(reached))
             records = folder.records()
         begun = done = int(tallied.step)
         stop = stack.enter_context(stop_on_signal())
-        shown = stack.enter_context(progress(until, done, description))
+        shown = stack.enter_context(progress(until, done, description)) if processes.is_first() else None
+        stack.enter_context(processes.noticing_losses())
         pulse = 1
         while done < until:
             target = min(done + pulse, until, (done // report_every + 1) * report_every)
@@ -178,7 +183,8 @@ def drive(
                 give_back()  # What compiling the step took.
             if not _finite(tallied):
                 raise DivergedError(_diverged(done, target, checkpoints))
-            pulse = max(1, round((target - done) * PULSE_S / (time.monotonic() - began)))
+            paces = processes.agreed(stop.signal, max(1, round((target - done) * PULSE_S / (time.monotonic() - began))))
+            signal, pulse = max(number for number, _ in paces), paces[0][1]
             done, wall_s = target, before + time.monotonic() - start
             if done == until or done % report_every == 0:
                 # On the host, where a quotient is rounded alike for one run and for several.
@@ -186,17 +192,18 @@ def drive(
                 means = {name: (np.asarray(total) / count).tolist() for name, total in tallied.sums.items()}
                 record, text = report(tallied.state, means, records[-1] if records else None)
                 record = {"step": done, **record, "wall_s": wall_s}
-                if folder and checkpoints:
+                if folder and checkpoints and processes.is_first():
                     folder.log.append(record)
                     checkpoints.save(done, saved(tallied, wall_s))
                 records.append(record)
-                shown.update(done, text)
+                if shown:
+                    shown.update(done, text)
                 if on_report:
                     on_report(record)
-            if stop.requested and done < until:
-                if checkpoints and done not in checkpoints.steps():
+            if signal and done < until:
+                if checkpoints and processes.is_first() and done not in checkpoints.steps():
                     checkpoints.save(done, saved(tallied, wall_s))
-                raise Interrupted(done, stop.signal)
+                raise Interrupted(done, signal)
     return Run(tallied.state, records, before + time.monotonic() - start)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from gaea_jax import processes
 from gaea_jax.data import Dataset, Split, StoredSplit, eval_batches, take
 from gaea_jax.errors import UsageError
 from gaea_jax.nets import Mixture
@@ -37,7 +38,7 @@ def accuracy_on(
       split: the images to test on.
       dataset: normalises them.
       tops: for each accuracy how many classes a network may name for an image, at most as many as there are.
-      devices: where the variables are, to spread each batch over; all local ones by default.
+      devices: where the variables are, to spread each batch over; all by default.
 
     Returns:
       Percent of the images of the split, one number for each of `tops`.
@@ -50,12 +51,12 @@ def accuracy_on(
         right = (named == y[:, None]) & counts[:, None]
         return jnp.stack([jnp.sum(right[:, :top]) for top in tops])
 
-    devices = devices if devices is not None else jax.local_devices()
+    devices = devices if devices is not None else jax.devices()
     # Filled up, so that each device has as many.
     batch_size = -(-min(EVAL_BATCH, split.size) // len(devices)) * len(devices)
     total = np.zeros(len(tops), np.int64)
     for batch in eval_batches(split, batch_size, dataset.mean, dataset.std):
-        total += np.asarray(correct(variables, *jax.device_put(batch, split_over(devices))))
+        total += np.asarray(correct(variables, *processes.put(batch, split_over(devices))))
     return [100 * int(count) / split.size for count in total]
 
 
@@ -85,19 +86,18 @@ def held_out_batches(
       dataset: its train split has the images.
       indices: numbers of the images, [n], at least one; what does not fill a batch is left out.
       batch_size: images in a batch, or all if there are fewer.
-      devices: where the state will be, to spread each batch over if their number divides it; all local ones by
-        default.
+      devices: where the state will be, to spread each batch over if their number divides it; all by default.
 
     Returns:
       The batches.
     """
-    devices = devices if devices is not None else jax.local_devices()
+    devices = devices if devices is not None else jax.devices()
     batch_size = min(batch_size, len(indices))
     images = len(indices) // batch_size * batch_size
     batches = eval_batches(take(dataset.train, indices[:images]), batch_size, dataset.mean, dataset.std)
     if batch_size % len(devices):
         return list(batches)
-    return [jax.device_put(batch, split_over(devices)) for batch in batches]
+    return [processes.put(batch, split_over(devices)) for batch in batches]
 
 
 def supernet_accuracy(

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
+from gaea_jax import processes
 from gaea_jax.checkpoint import CheckpointError, Checkpoints, differences
 from gaea_jax.errors import UsageError
 from gaea_jax.metrics import MetricsLog
@@ -25,6 +26,16 @@ class Log(Protocol):
         """The reports written so far."""
 
 
+class _OtherLog(MetricsLog):
+    """The log of a run whose first process writes it, to the other processes."""
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Leaves it to the first process."""
+
+    def rewind(self, step: int) -> None:
+        """Leaves it to the first process."""
+
+
 class RunFolder:
     """An output folder with ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``plots/`` and ``result.json``.
 
@@ -37,7 +48,10 @@ class RunFolder:
 
     def __init__(self, path: pathlib.Path, identity: Mapping[str, Any], tensorboard: bool = False):
         self.path = path
-        self.log: Log = MetricsLog(path / "metrics.jsonl", path / "tensorboard" if tensorboard else None)
+        metrics = path / "metrics.jsonl"
+        self.log: Log = _OtherLog(metrics)
+        if processes.is_first():
+            self.log = MetricsLog(metrics, path / "tensorboard" if tensorboard else None)
         self._identity = identity
 
     @classmethod

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from gaea_jax import processes
 from gaea_jax.data import epoch_batches
 from gaea_jax.errors import UsageError
 from gaea_jax.nets import Count, count, network
@@ -209,7 +210,7 @@ def retrain(
       config: what, how and where.
       on_report: called with every report, which is also a line of ``metrics.jsonl``: ``step``, ``epoch``, means since
         the last report of ``loss``, ``accuracy`` and ``gradient_norm`` (see `make_train_step`), and ``wall_s``.
-      devices: spread each batch over these; all local ones by default.
+      devices: spread each batch over these; all by default, those of other processes too.
 
     Returns:
       The `RetrainResult`; with ``config.out`` also its folder, with ``result.json`` and plots.
@@ -218,8 +219,9 @@ def retrain(
       UsageError: an argument is wrong; nothing has been overwritten.
       Interrupted: a signal ended the run; it can be resumed.
       DivergedError: loss or gradient is not finite.
+      LostProcessError: another process of the run ended.
     """
-    devices = devices if devices is not None else jax.local_devices()
+    devices = devices if devices is not None else jax.devices()
     space, genotype = read_genotype(config.genotype, config.space)
     # The cell itself, not the file it came from: that may have changed when the run is resumed.
     config = dataclasses.replace(config, space=space.name, genotype=str(genotype))
@@ -293,7 +295,7 @@ def retrain(
         finished.state,
         finished.wall_s,
     )
-    if folder:
+    if folder and processes.is_first():
         from gaea_jax import plot
 
         plot.training_curves(result.records, folder.path / "plots" / "loss_accuracy.png")

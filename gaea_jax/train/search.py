@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import jax
 
+from gaea_jax import processes
 from gaea_jax.checkpoint import CheckpointError
 from gaea_jax.methods.base import Space
 from gaea_jax.train.config import open_folder
@@ -124,7 +125,7 @@ def search(
         ``derived_accuracy``, that under the genotype with the weights as they are, so that the difference is what the
         discretisation costs; with both of BatchNorm's statistics also ``valid_accuracy_running`` and
         ``derived_accuracy_running``; and with a table ``table`` (`Table.summary`).
-      devices: spread each batch over these; all local ones by default.
+      devices: spread each batch over these; all by default, those of other processes too.
 
     Returns:
       The `SearchResult`; with ``config.out`` also its folder, with ``result.json`` and plots.
@@ -133,8 +134,9 @@ def search(
       UsageError: an argument is wrong; nothing has been overwritten.
       Interrupted: a signal ended the run; it can be resumed.
       DivergedError: loss or gradient is not finite.
+      LostProcessError: another process of the run ended.
     """
-    devices = devices if devices is not None else jax.local_devices()
+    devices = devices if devices is not None else jax.devices()
     ready = prepare(config, devices)
     folder = open_folder(ready.config, ready.digests)
     key = jax.random.key(config.seed)
@@ -154,7 +156,7 @@ def search(
         on_report=on_report,
     )
     result = result_of(ready, ready.config, finished)
-    if folder:
+    if folder and processes.is_first():
         write_result(result, ready.space, folder)
     return result
 

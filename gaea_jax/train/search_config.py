@@ -101,7 +101,8 @@ class SearchConfig(RunConfig):
       clip_norm: largest global norm of the weights' gradient.
       arch_learning_rate: step of the architecture; the method's own by default.
       edge_learning_rate: step of the weights of the edges, for the methods of GAEA that can learn them: "gaea" does so
-        only where this is given, "gaea_pc_darts" has 0.1 by default.
+        only where this is given, "gaea_pc_darts" has 0.1 by default. Of NAS-Bench-1Shot1 that of inputs and output,
+        which "gaea" moves like operations where it is not given.
       partial: K of the methods with partial channels: an operation sees the first of K parts; 4 by default.
       arch_clip_norm: largest global norm of the architecture's gradient; none by default.
       arch_warmup_epochs: epochs (fractions too) in which the architecture does not move.

@@ -152,6 +152,8 @@ def sweep(
       ValueError: there are no configurations, or two are equal.
     """
     config = _in_common(configs)
+    if jax.process_count() > 1:
+        raise UsageError("seeds", "cannot be given to several processes; a sweep runs on the devices of one")
     devices = devices if devices is not None else jax.local_devices()
     devices = devices[: max(count for count in range(1, len(devices) + 1) if len(configs) % count == 0)]
     configs = [checked(one, 1) for one in configs]

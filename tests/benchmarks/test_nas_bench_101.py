@@ -66,9 +66,29 @@ def test_ranks_are_by_test_accuracy_where_it_is_known(tmp_path: pathlib.Path, sa
     assert table.query(CHAIN, "valid") == pytest.approx(90)
 
 
-def test_another_table_is_refused(table_path: pathlib.Path) -> None:
-    with pytest.raises(UsageError, match=r"table: .* lacks the arrays num_vertices"):
+def test_a_table_may_have_test_accuracies_alone(tmp_path: pathlib.Path, sample: dict[str, np.ndarray]) -> None:
+    sample["test_acc"] = sample.pop("valid_acc")
+    table = load_cells(saved(tmp_path, sample), SPACE_1)
+    assert table.query(CHAIN) == pytest.approx(90)
+    found = table.summary(CHAIN)["cifar10"]
+    assert found is not None
+    assert found.keys() == {"test", "metric", "rank", "oracle", "cells"}
+
+
+def test_the_cells_of_a_space_can_be_looked_up(tmp_path: pathlib.Path, sample: dict[str, np.ndarray]) -> None:
+    table = load_cells(saved(tmp_path, sample), SPACE_1)
+    known = [found for cell in SPACE_1.cells() if (found := table.query(cell)) is not None]
+    assert sorted(known) == [pytest.approx(80), pytest.approx(90)]
+
+
+def test_another_table_is_refused(
+    tmp_path: pathlib.Path, table_path: pathlib.Path, sample: dict[str, np.ndarray]
+) -> None:
+    with pytest.raises(UsageError, match=r"table: .* has neither valid_acc nor test_acc"):
         truth(SPACE_1, table_path)
+    del sample["num_vertices"]
+    with pytest.raises(UsageError, match=r"table: .* lacks the arrays? num_vertices"):
+        truth(SPACE_1, saved(tmp_path, sample))
 
 
 @pytest.mark.data

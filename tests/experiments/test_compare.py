@@ -237,6 +237,40 @@ def test_all_there_is_to_compare_can_be_drawn(make):
     assert all(isinstance(panel, plot.Panel) for panel in panels)
 
 
+def unknown(step):
+    """A report of a cell that the table lacks."""
+    return {**report(step), "table": {"cifar10": None}}
+
+
+def valid(step, accuracy, rank, cells):
+    """A report of a table of some cells, which has no test accuracy."""
+    found = {"valid": accuracy, "metric": "valid", "rank": rank, "oracle": 95.0, "cells": cells}
+    return {**report(step), "table": {"cifar10": found}}
+
+
+def test_a_cell_that_the_table_lacks_leaves_a_gap(make, tmp_path):
+    one = make("one", [valid(10, 93.0, 3, 195), unknown(20), unknown(30), valid(40, 90.0, 9, 195)])
+    (alone,) = summary(one)
+    assert alone["curves"]["cifar10 valid"]["mean"] == [93.0, None, None, 90.0]
+    assert alone["curves"]["cifar10 rank of 195"]["mean"] == [3.0, None, None, 9.0]
+    # No step has the cells of both; their entropies are compared all the same.
+    other = make("other", [unknown(10), valid(20, 91.0, 5, 195), unknown(30), unknown(40)], seed=1)
+    (both,) = summary(one, other)
+    assert both["curves"]["cifar10 valid"]["mean"] == [None] * 4
+    assert both["curves"]["entropy"]["step"] == [10, 20, 30, 40]
+    assert "cifar10 valid" not in both["final"]
+    panels = list(compare.quantities([compare.read_run(path) for path in (one, other)]))
+    plot.comparison([alone], panels[:1] + [panel for panel in panels if panel.held], tmp_path / "gaps.png")
+    json.dumps([alone, both], allow_nan=False)
+
+
+def test_tables_of_other_metrics_and_numbers_of_cells_have_panels_of_their_own(make):
+    runs = [make("a", [report(10, 1.2, 90.0, 50)]), make("b", [valid(10, 93.0, 3, 195)], method="pc_darts")]
+    first, second = summary(*runs)
+    assert [name for name in first["curves"] if "cifar10 " in name] == ["cifar10 test", "cifar10 rank"]
+    assert [name for name in second["curves"] if "cifar10 " in name] == ["cifar10 valid", "cifar10 rank of 195"]
+
+
 def test_a_report_that_is_broken_is_named(make):
     path = make("run", [report(10)])
     (path / "metrics.jsonl").write_text('{"step": 1\n{"step": 2}\n')

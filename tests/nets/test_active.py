@@ -31,7 +31,9 @@ def without_gradient(space: Any, cells: int, variables: Any, mixture: Mixture) -
 
 
 @pytest.mark.parametrize(
-    ("space", "cells"), [(get_space("nas_bench_201"), 1), (SMALL, 3)], ids=["nas_bench_201", "darts"]
+    ("space", "cells"),
+    [(get_space("nas_bench_201"), 1), (SMALL, 3), (get_space("nas_bench_1shot1_2"), 3)],
+    ids=["nas_bench_201", "darts", "nas_bench_1shot1"],
 )
 def test_what_is_active_has_a_gradient_and_nothing_else_has(draw: Any, space: Any, cells: int) -> None:
     genotype = space.random(np.random.default_rng(4))
