@@ -183,8 +183,7 @@ def drive(
                 give_back()  # What compiling the step took.
             if not _finite(tallied):
                 raise DivergedError(_diverged(done, target, checkpoints))
-            paces = processes.agreed(stop.signal, max(1, round((target - done) * PULSE_S / (time.monotonic() - began))))
-            signal, pulse = max(number for number, _ in paces), paces[0][1]
+            pulse = max(1, round((target - done) * PULSE_S / (time.monotonic() - began)))
             done, wall_s = target, before + time.monotonic() - start
             if done == until or done % report_every == 0:
                 # On the host, where a quotient is rounded alike for one run and for several.
@@ -200,6 +199,8 @@ def drive(
                     shown.update(done, text)
                 if on_report:
                     on_report(record)
+            everyone = processes.agreed(stop.signal, pulse)
+            signal, pulse = max(number for number, _ in everyone), everyone[0][1]
             if signal and done < until:
                 if checkpoints and processes.is_first() and done not in checkpoints.steps():
                     checkpoints.save(done, saved(tallied, wall_s))
