@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A Python that has a newer JAX than the oldest supported one.
 NEXT ?= python3.12
 
-.PHONY: search test test-next package lint clean
+.PHONY: search test test-next package docs lint clean
 
 .venv/installed: pyproject.toml requirements.txt
 	$(PYTHON) -m venv .venv
@@ -37,5 +37,10 @@ package: .venv/installed
 	sed -n "/^import jax, jax.numpy/,/^print/p" README.md | .venv-package/bin/python -I -W error -
 	.venv-package/bin/pip list
 
+# The documents, in site/index.html; a warning is an error.
+docs: .venv/installed
+	$(BIN)/pip install --quiet --editable .[docs]
+	$(BIN)/sphinx-build --fail-on-warning --quiet docs site
+
 clean:
-	rm -rf .venv .venv-next .venv-package dist runs
+	rm -rf .venv .venv-next .venv-package dist site runs

@@ -170,7 +170,7 @@ def box(lower: ArrayLike = 0.0, upper: ArrayLike = 1.0) -> Prox:
 
 
 def l1(strength: ArrayLike) -> Prox:
-    """The proximal operator of strength x |p|_1: soft thresholding.
+    """The proximal operator of ``strength * |p|_1``: soft thresholding.
 
     Args:
       strength: weight of the penalty, a non-negative scalar; may be traced.
@@ -196,7 +196,7 @@ def l1(strength: ArrayLike) -> Prox:
 
 
 def nonnegative_l1(strength: ArrayLike) -> Prox:
-    """The proximal operator of strength x |p|_1 restricted to p >= 0.
+    """The proximal operator of ``strength * |p|_1`` restricted to p >= 0.
 
     Args:
       strength: weight of the penalty, a non-negative scalar; may be traced.
