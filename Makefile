@@ -40,7 +40,7 @@ package: .venv/installed
 # The documents, in site/index.html; a warning is an error.
 docs: .venv/installed
 	$(BIN)/pip install --quiet --editable .[docs]
-	$(BIN)/sphinx-build --fail-on-warning --quiet docs site
+	$(BIN)/sphinx-build --fresh-env --fail-on-warning --quiet docs site
 
 clean:
 	rm -rf .venv .venv-next .venv-package dist site runs
