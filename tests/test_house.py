@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -201,3 +202,48 @@ except AttributeError as error:
     print(error)
 """
     assert in_a_new_process(code) == "module 'gaea_jax' has no attribute 'nothing'\n"
+
+
+def asks_for_a_space(source: str) -> list[int]:
+    """Lines of code that compare a space or its name with a text, or ask of what type a space is."""
+
+    def is_space(node: ast.AST) -> bool:
+        return re.search(r"(^|\.)space(\.name)?$", ast.unparse(node)) is not None
+
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            texts = [part for s in sides for part in ast.walk(s) if isinstance(part, ast.Constant)]
+            asks = any(map(is_space, sides)) and any(isinstance(text.value, str) for text in texts)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            asks = node.func.attr == "startswith" and is_space(node.func.value)
+        else:
+            asks = isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance" and is_space(node.args[0])
+        if asks:
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("line", "asks"),
+    [
+        ('if space == "darts": pass', True),
+        ('x = 1 if config.space in ("darts", "nasp") else 2', True),
+        ('if space.name.startswith("nas"): pass', True),
+        ("if isinstance(space, DARTS): pass", True),
+        ("if space not in SPACES: pass", False),
+        ("if ready.config.space != benchmark.space: pass", False),
+        ('if choice.kind == "op": pass', False),
+    ],
+)
+def test_how_a_question_for_a_space_is_recognised(line, asks):
+    assert bool(asks_for_a_space(line)) == asks
+
+
+def test_nothing_asks_which_space_it_is_but_the_file_of_a_space():
+    """What differs is registered for the type of a space, or follows from its choices."""
+    files = [path for room in (PACKAGE, "experiments") for path in (ROOT / room).rglob("*.py")]
+    outside = [path for path in files if path.parent != ROOT / PACKAGE / "spaces"]
+    assert len(outside) > 100
+    assert [path for path in outside if asks_for_a_space(path.read_text())] == []

@@ -55,11 +55,13 @@ _SEARCHES = (
     ("darts_nozero", "entrannas_dst", "bilevel", "alternating"),
 )
 SEARCHES = {" ".join(search): search for search in _SEARCHES}
-# Space, and cell to retrain.
+# The field of `Config` that has the number of cells, if not ``cells``.
+_NUMBER_OF_CELLS = {"darts": "layers", "darts_nozero": "layers"}
+# Space, and cell to retrain with the weight of its auxiliary head.
 _BEST = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 RETRAININGS = {
-    "nas_bench_201 retrain": _BEST,
-    "darts retrain": str(PUBLISHED["GAEA_PC_DARTS_CIFAR10"]),
+    "nas_bench_201 retrain": (_BEST, 0.0),
+    "darts retrain": (str(PUBLISHED["GAEA_PC_DARTS_CIFAR10"]), 0.4),
 }
 STEPS = (*SEARCHES, *RETRAININGS, *OPERATIONS)
 LOWERINGS = ("tpu", "cpu")
@@ -152,28 +154,32 @@ def _devices(config: Config) -> list[Any]:
 
 def _search(name: str, config: Config) -> Compilable:
     space, method, objective, order = SEARCHES[name]
-    cells = config.layers if space.startswith("darts") else config.cells
-    how = StepConfig(space, method, objective, order, channels=config.channels, cells=cells, dtype=config.dtype)
+    cells, dtype = _cells(space, config), config.dtype
+    how = StepConfig(space, method, objective, order, channels=config.channels, cells=cells, dtype=dtype)
     create, step = make(how)
     return step, jax.eval_shape(create, jax.random.key(0)), batches(order, _batch(config))
 
 
 def _retrain(name: str, config: Config) -> Compilable:
     space = get_space(name.split()[0])
-    auxiliary = space.name == "darts"
+    genotype, auxiliary_weight = RETRAININGS[name]
     net = network(
         space,
-        space.parse(RETRAININGS[name]),
+        space.parse(genotype),
         channels=config.channels,
-        cells=config.layers if auxiliary else config.cells,
+        cells=_cells(space.name, config),
         num_classes=10,
-        auxiliary=auxiliary,
+        auxiliary=auxiliary_weight > 0,
         dtype=jnp.dtype(config.dtype),
     )
     tx = sgd(0.025, momentum=0.9, weight_decay=3e-4, clip_norm=5.0)
     batch = _batch(config)
     state = jax.eval_shape(lambda key: TrainState.create(net, tx, batch[0].shape[1:], key), jax.random.key(0))
-    return make_train_step(net, tx, auxiliary_weight=0.4 if auxiliary else 0.0), state, batch
+    return make_train_step(net, tx, auxiliary_weight=auxiliary_weight), state, batch
+
+
+def _cells(space: str, config: Config) -> int:
+    return getattr(config, _NUMBER_OF_CELLS.get(space, "cells"))
 
 
 def _operation(name: str, config: Config) -> Compilable:

@@ -144,7 +144,9 @@ def _latencies(path: Path) -> dict[str, np.ndarray]:
     return dict(zip(devices, values.T, strict=True))
 
 
-SPACES = ("nas_bench_201", "nas_bench_201_nozero", "transnas_micro", "nas_bench_101")
+_OF_NAS_BENCH_201 = {space.name: space for space in (nas_bench_201.NAS_BENCH_201, nas_bench_201.NAS_BENCH_201_NOZERO)}
+_OTHERS = {"transnas_micro": transnas_micro_benchmark, "nas_bench_101": nas_bench_101_benchmark}
+SPACES = (*_OF_NAS_BENCH_201, *_OTHERS)
 
 
 def load_benchmark(space: str, path: Path, signal: Signal, latency: Path | None = None) -> Benchmark:
@@ -164,10 +166,9 @@ def load_benchmark(space: str, path: Path, signal: Signal, latency: Path | None 
     """
     if space not in SPACES:
         raise UsageError("space", f"{space!r} has no benchmark; those with one are {', '.join(SPACES)}")
-    if space.startswith("nas_bench_201"):
-        chosen = nas_bench_201.NAS_BENCH_201 if space == "nas_bench_201" else nas_bench_201.NAS_BENCH_201_NOZERO
-        return nas_bench_201_benchmark(path, signal, chosen, latency)
+    if space in _OF_NAS_BENCH_201:
+        return nas_bench_201_benchmark(path, signal, _OF_NAS_BENCH_201[space], latency)
     for argument, given in (("latency", latency), ("training", signal.training)):
         if given is not None:
             raise UsageError(argument, f"is for NAS-Bench-201, not for {space}")
-    return (transnas_micro_benchmark if space == "transnas_micro" else nas_bench_101_benchmark)(path, signal)
+    return _OTHERS[space](path, signal)
