@@ -147,7 +147,7 @@ def drive(
             stack.enter_context(stream)
         checkpoints = stack.enter_context(folder.checkpoints()) if folder else None
         steps = checkpoints.steps() if checkpoints and resume else []
-        newest, _ = processes.agreed(max(steps, default=0), 0)[0]
+        newest = processes.agreed(max(steps, default=0))[0][0]
         start = time.monotonic()
         with ThreadPoolExecutor(1) as thread:
             # Both take long to compile, and XLA does so on one thread.

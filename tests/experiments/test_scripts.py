@@ -52,7 +52,7 @@ BAD_INPUT = [
     ("search --method random", "--objective", "bilevel"),
     ("search --method gaea --temperature 2", "--temperature", "gaea"),
     ("search --method gaea --partial 4", "--partial", "gaea"),
-    ("search --method gaea_pc_darts", "--method", "the DARTS space has them"),
+    ("search --method gaea_pc_darts", "--method", "the DARTS space and NAS-Bench-1Shot1 have them"),
     ("search --space darts --method pc_darts --partial 3", "--partial", "16 channels"),
     ("search --space darts --method pc_darts --partial 16", "--partial", "even part"),
     ("search --space darts --method pc_darts --partial 0", "--partial", "more than 0"),
