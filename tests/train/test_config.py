@@ -151,7 +151,8 @@ def test_the_sentence_says_what_is_accepted(config, sentence):
     [
         (
             {"preset": "x"},
-            "preset: 'x' is unknown; known are nas_bench_201, nas_bench_201_short, darts_cifar10, darts_imagenet",
+            "preset: 'x' is unknown; known are nas_bench_201, nas_bench_201_short, nas_bench_101, darts_cifar10, "
+            "darts_imagenet",
         ),
         ({"schedule": "x"}, "schedule: 'x' is unknown; known are cosine, warmup_linear"),
         ({"drop_path": 1.0}, "drop_path: must be less than 1, not 1.0"),

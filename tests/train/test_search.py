@@ -249,7 +249,8 @@ def test_a_report_can_have_both_statistics_of_the_mixture_and_of_the_derived_cel
         ),
         (
             {"method": "gaea_pc_darts"},
-            "method: needs partial channels, which nas_bench_201_nozero has not; the DARTS space has them",
+            "method: needs partial channels, which nas_bench_201_nozero has not; the DARTS space and NAS-Bench-1Shot1 "
+            "have them",
         ),
         ({"tie": "last", "method": "nasp"}, "tie: 'last' is unknown; known are first, sticky"),
         ({"keep": "one"}, "keep: does not apply to the method gaea"),
