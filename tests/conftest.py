@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Iterator
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from gaea_jax.spaces.nas_bench_201 import EDGES, OPERATIONS
 
 jax.config.update("jax_num_cpu_devices", 8)
+# How long an example takes says nothing where the machine has other work.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 # Of the modules, the one that takes longest.
 LONGEST = "test_search_darts.py"
