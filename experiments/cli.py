@@ -8,8 +8,8 @@ import pathlib
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import NoReturn, TypeVar
 
 import absl.logging
@@ -49,6 +49,7 @@ class Processes:
         named = (self.coordinator, self.processes, self.process)
         if self.distributed or named != (None, None, None):
             connect(*named)
+            sys.excepthook = _end_at_once
 
 
 def main(run: Callable[[Config], None], config: type[Config], description: str) -> None:
@@ -99,11 +100,6 @@ def guarded(read: Callable[[str], Config], run: Callable[[Config], None]) -> Non
         fail(128 + stop.signal, f"{name} at step {stop.step}: the state is saved, continue with --resume")
     except KeyboardInterrupt:
         fail(128 + signal.SIGINT, "SIGINT: stopped at once, without saving")
-    except Exception:
-        if jax.process_count() == 1:
-            raise
-        traceback.print_exc()
-        _leave(1)
 
 
 def _one_line(read: Callable[[str], Config]) -> Config:
@@ -116,6 +112,12 @@ def _one_line(read: Callable[[str], Config]) -> Config:
         if stop.code:
             fail(2, f"{_first_paragraph(said.getvalue())} (all flags: --help)")
         raise
+
+
+def _end_at_once(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What one of several processes does with an error that nothing expects."""
+    sys.__excepthook__(kind, error, trace)
+    _leave(1)
 
 
 def _leave(status: int) -> NoReturn:

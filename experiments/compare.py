@@ -203,13 +203,11 @@ def quantities(runs: Sequence[Run]) -> dict[plot.Panel, Read]:
         found[plot.Panel("test_accuracy", "test accuracy (%)")] = lambda record: record.get("test_accuracy")
     for name, metric in metrics:
         label = f"{name}:\ntrue {metric} accuracy (%)"
-        found[plot.Panel(f"{name} {metric}", label, held=True)] = functools.partial(
-            _truth, name, "metric", metric, metric
-        )
+        found[plot.Panel(f"{name} {metric}", label, held=True)] = functools.partial(_accuracy, name, metric)
     for name, cells in ranked:
         of = "" if cells is None else f" of {cells:,}"
-        read = functools.partial(_truth, name, "cells", cells, "rank")
-        found[plot.Panel(f"{name} rank{of}", f"{name}:\nrank{of} (1 is best)", held=True, rank=True)] = read
+        panel = plot.Panel(f"{name} rank{of}", f"{name}:\nrank{of} (1 is best)", held=True, rank=True)
+        found[panel] = functools.partial(_rank, name, cells)
     return found
 
 
@@ -313,11 +311,19 @@ def _in_words(flag: str, value: Any) -> str:
     return f"default {name}" if value is None else f"{name} {value}"
 
 
-def _truth(dataset: str, kind: str, wanted: Any, name: str, record: Record) -> float | None:
-    """What a table says of a cell, if it is a table of the wanted kind: of that metric, or of so many cells."""
-    found = (record.get("table") or {}).get(dataset) or {}
-    usual = "test" if kind == "metric" else None
-    return found.get(name) if found.get(kind, usual) == wanted else None
+def _truth(dataset: str, record: Record) -> Record:
+    """What a table says of a cell; nothing, if there is no table or it lacks the cell."""
+    return (record.get("table") or {}).get(dataset) or {}
+
+
+def _accuracy(dataset: str, metric: str, record: Record) -> float | None:
+    found = _truth(dataset, record)
+    return found.get(metric) if found.get("metric", "test") == metric else None
+
+
+def _rank(dataset: str, cells: int | None, record: Record) -> float | None:
+    found = _truth(dataset, record)
+    return found.get("rank") if found.get("cells") == cells else None
 
 
 def _known(result: Record) -> Record:

@@ -18,7 +18,6 @@ from gaea_jax.errors import UsageError
 
 Result = TypeVar("Result")
 
-
 # How messages of JAX begin where a connection broke.
 _BROKEN = ("INTERNAL", "UNAVAILABLE", "UNKNOWN", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED")
 
@@ -110,10 +109,6 @@ def noticing_losses() -> Iterator[None]:
         raise LostProcessError(f"another process of the run has ended; {remedy} ({_reason(error)})") from error
 
 
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def first(act: Callable[[], Result]) -> Result | None:
     """Has the first process do something that the others wait for.
 
@@ -138,3 +133,7 @@ def first(act: Callable[[], Result]) -> Result | None:
     if failed:
         raise UsageError("process", "0 could not go on; it says why")
     return result
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -14,8 +14,8 @@ from jax.typing import DTypeLike
 
 from gaea_jax.errors import UsageError
 from gaea_jax.nets.lowering import max_pool
-from gaea_jax.nets.network import check_plain, network
-from gaea_jax.nets.ops import Classifier, ConvNormRelu, nas_bench_101_operation
+from gaea_jax.nets.network import check_no_drop_path, check_plain, network
+from gaea_jax.nets.ops import Classifier, ConvNormRelu, check_images, nas_bench_101_operation
 from gaea_jax.spaces.nas_bench_1shot1 import Genotype as ChoiceGenotype
 from gaea_jax.spaces.nas_bench_1shot1 import NASBench1Shot1
 from gaea_jax.spaces.nas_bench_101 import Genotype
@@ -110,11 +110,8 @@ class NASBench101Network(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, drop_path: jax.Array | float = 0.0) -> jax.Array:
         """Images [B, H, W, channels of the image] to logits [B, num_classes]."""
-        if not isinstance(drop_path, int | float) or drop_path:
-            raise UsageError("drop_path", "must be 0 for cells of NAS-Bench-101, whose recipe drops no paths")
-        if x.ndim != 4 or x.shape[1] % 4 or x.shape[2] % 4:
-            size = "[B, H, W, channels], H and W divisible by 4"
-            raise UsageError("dataset", f"wants image batches {size}, got {list(x.shape)}")
+        check_no_drop_path(drop_path, "cells of NAS-Bench-101")
+        check_images(x, 4)
         x = ConvNormRelu(self.channels, 3, self.dtype, name="stem")(x.astype(self.dtype), train)
         for stack in range(3):
             if stack:

@@ -109,6 +109,20 @@ def check_plain(space: Any, auxiliary: bool, stem: str, remat: bool, shared: boo
         raise UsageError("share_features", f"is not for {space.name}; the DARTS space has it")
 
 
+def check_no_drop_path(drop_path: jax.Array | float, of: str) -> None:
+    """Refuses to drop paths where there are none to drop.
+
+    Args:
+      drop_path: the probability, which must be the Python number 0.
+      of: whose networks these are, for the error.
+
+    Raises:
+      UsageError: on ``drop_path``.
+    """
+    if not isinstance(drop_path, int | float) or drop_path:
+        raise UsageError("drop_path", f"must be 0 for {of}, whose recipe drops no paths")
+
+
 class DerivedCell(nn.Module):
     """A NAS-Bench-201 cell with one operation an edge, BatchNorm affine.
 
@@ -160,8 +174,7 @@ class NASBench201Network(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, drop_path: jax.Array | float = 0.0) -> jax.Array:
         """Images [B, H, W, channels of the image] to logits [B, num_classes]."""
-        if not isinstance(drop_path, int | float) or drop_path:
-            raise UsageError("drop_path", "must be 0 for NAS-Bench-201, whose recipe drops no paths")
+        check_no_drop_path(drop_path, "NAS-Bench-201")
 
         def cell(x: jax.Array, name: str) -> jax.Array:
             return DerivedCell(self.genotype, self.dtype, name=name)(x, train)

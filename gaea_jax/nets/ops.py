@@ -14,6 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from gaea_jax.errors import UsageError
 from gaea_jax.nets.lowering import conv_general_dilated, each, max_pool, moments, scale, sum_pool
 
 MOMENTUM = 0.9
@@ -179,6 +180,22 @@ class ReluConvNorm(nn.Module):
         """[B, H, W, C] to ``weight`` times [B, H / stride, W / stride, features]; see `BatchNorm`."""
         x = conv(self.features, self.kernel, self.stride, dtype=self.dtype, name="conv")(nn.relu(x) if self.relu else x)
         return BatchNorm(self.features, self.affine, self.dtype, name="norm")(x, train, weight)
+
+
+def check_images(x: jax.Array, divisor: int, of: str = "") -> None:
+    """Refuses what is not a batch of images of a size that a network can halve.
+
+    Args:
+      x: to be [B, H, W, channels].
+      divisor: what H and W have to be divisible by.
+      of: what asks for that, for the error.
+
+    Raises:
+      UsageError: on ``dataset``.
+    """
+    if x.ndim != 4 or x.shape[1] % divisor or x.shape[2] % divisor:
+        wanted = f"[B, H, W, channels], H and W divisible by {divisor}{of}"
+        raise UsageError("dataset", f"wants image batches {wanted}, got {list(x.shape)}")
 
 
 class ConvNormRelu(nn.Module):

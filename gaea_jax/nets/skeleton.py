@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from gaea_jax.errors import UsageError
-from gaea_jax.nets.ops import BatchNorm, Classifier, ReluConvNorm, avg_pool, conv
+from gaea_jax.nets.ops import BatchNorm, Classifier, ReluConvNorm, avg_pool, check_images, conv
 
 
 class ResidualBlock(nn.Module):
@@ -63,10 +62,7 @@ def skeleton(
     Raises:
       UsageError: on ``dataset``, if x is not a batch of images of such a size.
     """
-    if x.ndim != 4 or x.shape[1] % 4 or x.shape[2] % 4:
-        raise UsageError(
-            "dataset", f"wants image batches [B, H, W, channels], H and W divisible by 4, got {list(x.shape)}"
-        )
+    check_images(x, 4)
     x = ReluConvNorm(channels, 3, relu=False, dtype=dtype, name="stem")(x.astype(dtype), train)
     for stage in range(3):
         if stage:

@@ -16,11 +16,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
 import pytest
 
+from experiments import search as search_script
 from experiments.cli import _first_paragraph, keep_programs, main
 from experiments.suites.kills import checkpoints, differences, outcome
 from gaea_jax.blackbox import BlackboxConfig
@@ -334,6 +336,19 @@ def test_a_search_prints_its_genotype_and_fills_its_folder(searched):
     assert [plot.name for plot in plots] == names
     for plot in plots:
         assert plot.read_bytes().startswith(b"digraph" if plot.suffix == ".dot" else b"\x89PNG")
+
+
+def test_seeds_whose_cells_the_table_lacks_are_counted():
+    def found(seed, entry):
+        config = SearchConfig(seed=seed)
+        return types.SimpleNamespace(config=config, records=[{"loss": 1.0, "accuracy": 50.0}], table={"cifar10": entry})
+
+    known = {"metric": "valid", "valid": 90.0}
+    group = search_script.sum_up([found(0, known), found(1, None)])
+    assert group["table"] == {"cifar10": {"metric": "valid", "known": 1, "mean": 90.0, "std": 0.0}}
+    said = search_script.line(group, search_script.Flags())
+    assert said == "2 seeds: cifar10: valid 90.00 ± 0.00 % (1 of 2 cells in the table)"
+    assert search_script.sum_up([found(0, None), found(1, None)])["table"] == {}
 
 
 def test_several_seeds_are_summed_up(searched, script, table_path, tmp_path):

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from gaea_jax.errors import UsageError
 from gaea_jax.nets.darts.operations import FactorizedReduce
-from gaea_jax.nets.ops import BatchNorm, Classifier, ReluConvNorm, conv
+from gaea_jax.nets.ops import BatchNorm, Classifier, ReluConvNorm, check_images, conv
 
 STEMS = {"cifar": 4, "imagenet": 32}
 """Stem to what the side of an image must be divisible by."""
@@ -118,9 +118,7 @@ def skeleton(
     if stem not in STEMS:
         raise UsageError("stem", f"{stem!r} is unknown; known are {', '.join(STEMS)}")
     divisor = STEMS[stem]
-    if x.ndim != 4 or x.shape[1] % divisor or x.shape[2] % divisor:
-        wanted = f"[B, H, W, channels], H and W divisible by {divisor} for the stem {stem}"
-        raise UsageError("dataset", f"wants image batches {wanted}, got {list(x.shape)}")
+    check_images(x, divisor, f" for the stem {stem}")
     x = x.astype(dtype)
     if stem == "cifar":
         before = last = ReluConvNorm(stem_features, 3, relu=False, dtype=dtype, name="stem")(x, train)
